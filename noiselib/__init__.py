@@ -1,0 +1,1 @@
+"""noiselib: calibrated noise for partitioned feature tables."""
