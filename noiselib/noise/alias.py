@@ -26,7 +26,8 @@ class AliasTable:
     """A law on 0..n-1, packed for sampling; see `alias_table`.
 
     bits:   log2 of the number N of cells, 0 to 13
-    packed: uint64 (N,), read-only: threshold (48 bits) above alias (16 bits); a cell keeps its own index if coin < threshold
+    packed: uint64 (N,), read-only: threshold (48 bits) above alias (16 bits); a coin below the threshold keeps the
+            cell's own index, another takes the alias
     """
 
     bits: int
@@ -36,16 +37,16 @@ class AliasTable:
     def tv_bound(self) -> float:
         """Total-variation distance from the ideal law, at most 2^-49.
 
-        Largest-remainder rounding raises R of n <= N weights by less than a unit, those of the largest remainders, whose
-        sum over all n is R: it moves at most R(1 - R/n) <= N/4 units of 1/(N * 2^48), that is 2^-50. The rest of 2^-49 is
-        room for weights that are given to 30 digits or more instead of exactly.
+        Largest-remainder rounding raises R of n <= N weights by less than a unit, those of the largest remainders; as
+        all remainders sum to R, it moves at most R(1 - R/n) <= N/4 units of 1/(N * 2^48), that is 2^-50. The rest of
+        2^-49 is room for weights that are given to 30 digits or more instead of exactly.
         """
         return 2.0**-49
 
     def pick(self, words: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """One outcome per word, int64 (n,), from uniform uint64 (n,): the cell is the word's low bits, the coin its top 48.
+        """One outcome per word: int64 (n,) from uniform uint64 (n,).
 
-        Bits 13, 14 and 15 of a word are never looked at: they are the caller's.
+        The cell is the word's low `bits`, the coin its top 48. Bits 13, 14 and 15 are never looked at: they are free.
         """
         cell = (words & np.uint64(len(self.packed) - 1)).view(np.int64)
         threshold = self.packed.take(cell)
@@ -71,7 +72,7 @@ def alias_table(weights: Sequence[int]) -> AliasTable:
     if not 1 <= len(weights) <= 2**MAX_BITS:
         raise ValueError(f"weights has {len(weights)} entries, expected 1 to {2**MAX_BITS}")
     if min(weights) < 0 or sum(weights) == 0:
-        raise ValueError(f"weights has minimum {min(weights)} and sum {sum(weights)}, expected no negative one and a sum > 0")
+        raise ValueError(f"weights has minimum {min(weights)} and sum {sum(weights)}, expected each >= 0, one > 0")
     bits = (len(weights) - 1).bit_length()
     padded = list(weights) + [0] * (2**bits - len(weights))
     packed = np.array(_vose(_round(padded, 2 ** (bits + COIN_BITS))), np.uint64)

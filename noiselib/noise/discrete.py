@@ -2,7 +2,7 @@
 
 Every law has the same few members:
 
-    sample(stream)      int64 (n,), one draw per row of the stream; the same stream gives the same draws on every machine
+    sample(stream)      int64 (n,), a draw per row of the stream; the same stream gives the same draws on every machine
     tv_bound            total-variation distance per draw between what is sampled and the ideal law, at most 2^-40
     draws               128-bit blocks of the stream that a value takes (one attempt, where there is rejection)
     variance, mean_abs  E k^2 - (E k)^2 and E|k| of the ideal law
@@ -33,23 +33,23 @@ Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]
 Floats = NDArray[np.float64]
 
-MAX_SCALE = 2**40
+MIN_SCALE, MAX_SCALE = Fraction(1, 2**30), 2**40
 TABLE_TV = 2.0**-49  # of one alias table: AliasTable.tv_bound
-CHUNK = 1 << 14  # rows drawn at a time: their words and temporaries stay in a core's cache
+CHUNK = 1 << 15  # rows drawn at a time: their words and temporaries stay in a core's cache
 DECIMAL = decimal.Context(prec=70, rounding=decimal.ROUND_HALF_EVEN, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX)
 UNIT = 10**50  # fixed point for table weights, far finer than a table's 2^-61
 
 
 @dataclass(frozen=True)
 class DiscreteLaplace:
-    """P(k) proportional to exp(-|k|/scale), 0 < scale <= 2^40: the discrete Laplace or two-sided geometric law.
+    """P(k) proportional to exp(-|k|/scale), 2^-30 <= scale <= 2^40: the discrete Laplace or two-sided geometric law.
 
     Source: Ghosh, Roughgarden, Sundararajan 2012, section 2; sampled by digits. With q = exp(-1/scale), k >= 0 has
-    probability 1/(1+q), and given the sign the magnitude g = k or -k-1 is geometric, P(g) proportional to q^g. The binary
-    digits of g are independent, so g is drawn in groups of up to 13 bits from one alias table each; the sign is the
-    lowest bit of the first table.
+    probability 1/(1+q), and given the sign the magnitude g = k or -k-1 is geometric, P(g) proportional to q^g. The
+    binary digits of g are independent, so g is drawn in groups of up to 13 bits from one alias table each; the sign is
+    the lowest bit of the first table.
 
-    tv_bound: g is conditioned on g < 2^B, B the least with 2^B >= 32 scale, at the price of P(g >= 2^B) = q^(2^B) <= e^-32;
+    tv_bound: g is conditioned on g < 2^B, B the least with 2^B >= 32 scale, which costs P(g >= 2^B) = q^(2^B) <= e^-32;
     each table adds 2^-49, as the distance of a product is at most the sum of the distances.
     """
 
@@ -84,13 +84,13 @@ class DiscreteLaplace:
     def cdf(self, k: ArrayLike) -> Floats:
         x = np.floor(_floats(k))
         q = math.exp(-1 / self.scale)
-        tail = np.exp(-np.where(x >= 0, x, -x) / float(self.scale)) / (1 + q)
+        tail = np.exp(-np.abs(x) / float(self.scale)) / (1 + q)
         return np.where(x >= 0, 1 - tail * q, tail)
 
 
 @dataclass(frozen=True)
 class RoundedLaplace:
-    """The continuous Laplace law of scale b, 0 < b <= 2^40, rounded to the nearest integer: post-processing of it.
+    """The continuous Laplace law of scale b, 2^-30 <= b <= 2^40, rounded to the nearest integer: post-processing.
 
     P(0) = 1 - exp(-1/(2b)) and P(k) = exp(-|k|/b) sinh(1/(2b)) elsewhere. The magnitude E of the continuous law is
     exponential, so h = floor(2E) is geometric with ratio exp(-1/(2b)), and |k| = floor(E + 1/2) = floor((h + 1)/2); the
@@ -128,7 +128,7 @@ class RoundedLaplace:
     @property
     def variance(self) -> float:
         half = 1 / (2 * self.scale)
-        return 0.5 * _inverse_sinh(half) / math.tanh(half) if half < 300 else 2 * math.exp(-half)
+        return 0.5 * _inverse_sinh(half) / math.tanh(half)
 
     @property
     def mean_abs(self) -> float:
@@ -136,7 +136,8 @@ class RoundedLaplace:
 
     def pmf(self, k: ArrayLike) -> Floats:
         x, b = np.abs(_floats(k)), float(self.scale)
-        return np.where(x == 0, -np.expm1(-0.5 / b), np.exp(-(np.maximum(x, 1) - 0.5) / b) * -np.expm1(-1 / b) / 2)
+        beyond = np.exp(-(np.maximum(x, 1) - 0.5) / b) * (-math.expm1(-1 / b) / 2)
+        return np.where(x == 0, -math.expm1(-0.5 / b), beyond)
 
     def cdf(self, k: ArrayLike) -> Floats:
         x = np.floor(_floats(k)) + 0.5
@@ -146,10 +147,10 @@ class RoundedLaplace:
 
 @dataclass(frozen=True)
 class DiscreteGaussian:
-    """P(k) proportional to exp(-k^2/(2 sigma^2)), 0 < sigma <= 2^40.
+    """P(k) proportional to exp(-k^2/(2 sigma^2)), 2^-30 <= sigma <= 2^40.
 
-    Source: the law of Canonne, Kamath, Steinke 2020, section 2; sampled by buckets (see `_Buckets`): up to sigma = 481 one
-    alias table over the whole support, above it rejection, of which 99.7% or more is accepted at once.
+    Source: the law of Canonne, Kamath, Steinke 2020, section 2; sampled by buckets (see `_Buckets`): up to sigma = 481
+    one alias table over the whole support, above it rejection from a histogram, of which 99.8% is accepted at once.
 
     tv_bound: see `_Buckets.tv_bound`.
     """
@@ -193,27 +194,29 @@ class DiscreteGaussian:
         x, s = np.floor(_floats(k)), float(self.sigma)
         if s > SUMMED:
             z = (x + 0.5) / s
-            return ndtr(z) + z * np.exp(-0.5 * z * z) / (24 * math.sqrt(2 * math.pi) * s * s)  # midpoint rule
+            return _normal_cdf(z) + z * np.exp(-0.5 * z * z) / (24 * math.sqrt(2 * math.pi) * s * s)  # midpoint rule
         support, p = _gaussian_sum(s)
         below = np.concatenate([[0.0], np.cumsum(p)])  # below[i] = P(k < support[0] + i)
         last = len(support)
-        left = below[np.clip(np.minimum(x, -x - 1) - support[0] + 1, 0, last).astype(np.intp)]
+        index: Floats = np.clip(np.minimum(x, -x - 1) - support[0] + 1, 0, last)
+        left = below[index.astype(np.intp)]
         return np.where(x >= 0, 1 - left, left)
 
 
 @dataclass(frozen=True)
 class RoundedGaussian:
-    """The continuous normal law N(0, sigma^2), 0 < sigma <= 2^40, rounded to the nearest integer: post-processing of it.
+    """The continuous law N(0, sigma^2), 2^-30 <= sigma <= 2^40, rounded to the nearest integer: post-processing.
 
-    The continuous law is cut into cells [i, i+1) of a lattice 2^m times finer, on which its deviation is s = sigma * 2^m >=
-    2^24 (m >= 1), and i is drawn from P(i) proportional to exp(-(i + 1/2)^2/(2 s^2)), the density at the cell's middle, as
-    in `DiscreteGaussian`. The nearest integer is floor((i + 2^(m-1)) / 2^m). As the cells begin at lattice points and not
-    halfway, each lies wholly on one side of every tie: a tie has probability 0 in the continuous law and never occurs.
+    The continuous law is cut into cells [i, i+1) of a lattice 2^m times finer, m >= 1, on which its deviation is
+    s = sigma * 2^m >= 2^24, and i is drawn from P(i) proportional to exp(-(i + 1/2)^2/(2 s^2)), the density at the
+    cell's middle, as in `DiscreteGaussian`. The nearest integer is floor((i + 2^(m-1)) / 2^m). A cell begins at a
+    lattice point and not halfway, so it lies wholly on one side of every tie: nothing is rounded twice, no tie occurs.
 
-    tv_bound: to `_Buckets.tv_bound` comes the distance between density and mass of the cells. By Taylor's formula the mass
-    less the density is the integral of (1/2 - |t|)^2/2 * f''(i + 1/2 + t) over |t| < 1/2. The kernel is at most 1/8, so the
-    sum over all cells is at most 1/8 of the integral of |f''|, which is 4 exp(-1/2)/(sqrt(2 pi) s^2) < 0.97/s^2; half of it,
-    and as much again at most for the normalization (it is exp(-2 pi^2 s^2)), is below 1/(8 s^2) <= 2^-51.
+    tv_bound: to `_Buckets.tv_bound` comes the distance between the cells' masses and their densities. By Taylor's
+    formula mass less density is the integral of (1/2 - |t|)^2/2 * f''(i + 1/2 + t) over |t| < 1/2. The kernel is at
+    most 1/8, so the sum over all cells is at most 1/8 of the integral of |f''|, which is 4 exp(-1/2)/(sqrt(2 pi) s^2)
+    or less than s^-2. Half of that, and as much again for the normalization, off by 2 exp(-2 pi^2 s^2), is
+    1/(8 s^2) <= 2^-51.
     """
 
     sigma: Fraction
@@ -233,7 +236,7 @@ class RoundedGaussian:
 
     @property
     def _fine_sigma(self) -> Fraction:
-        return Fraction(self.sigma) * 2**self._fine_bits
+        return Fraction(self.sigma) * (1 << self._fine_bits)
 
     @property
     def draws(self) -> int:
@@ -262,10 +265,10 @@ class RoundedGaussian:
         if s > SUMMED:  # the difference below would cancel: the midpoint rule's first two terms
             z = x / s
             return np.exp(-0.5 * z * z) / (math.sqrt(2 * math.pi) * s) * (1 + (z * z - 1) / (24 * s * s))
-        return ndtr((x + 0.5) / s) - ndtr((x - 0.5) / s)
+        return _normal_cdf((x + 0.5) / s) - _normal_cdf((x - 0.5) / s)
 
     def cdf(self, k: ArrayLike) -> Floats:
-        return ndtr((np.floor(_floats(k)) + 0.5) / float(self.sigma))
+        return _normal_cdf((np.floor(_floats(k)) + 0.5) / float(self.sigma))
 
 
 @dataclass(frozen=True)
@@ -317,7 +320,8 @@ class Uniform:
         return np.where(np.abs(_floats(k)) <= self.half_width, 1 / (2 * self.half_width + 1), 0.0)
 
     def cdf(self, k: ArrayLike) -> Floats:
-        return np.clip((np.floor(_floats(k)) + self.half_width + 1) / (2 * self.half_width + 1), 0, 1)
+        below: Floats = (np.floor(_floats(k)) + self.half_width + 1) / (2 * self.half_width + 1)
+        return np.clip(below, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -330,7 +334,13 @@ class Categorical:
     probabilities: tuple[Fraction, ...] = field(repr=False)
 
     def __post_init__(self) -> None:
-        _check_probabilities(self.probabilities)
+        p = self.probabilities
+        if not (isinstance(p, tuple) and 1 <= len(p) <= 2**MAX_BITS and all(isinstance(x, (int, Fraction)) for x in p)):
+            raise ValueError(f"probabilities={p!r:.80}, expected a tuple of 1 to {2**MAX_BITS} Fractions")
+        if min(p) < 0 or sum(p) != 1:
+            raise ValueError(
+                f"probabilities with minimum {min(p)} and sum {sum(p)}, expected each >= 0, and sum 1 exactly"
+            )
 
     def sample(self, stream: Stream) -> Ints:
         table = _category_table(self.probabilities)
@@ -346,29 +356,27 @@ class Categorical:
 
     @property
     def variance(self) -> float:
-        squares = sum((p * k * k for k, p in enumerate(self.probabilities)), Fraction(0))
-        return float(squares - self._mean**2)
+        p = self._weights
+        k = np.arange(len(p)) - self.mean_abs
+        return float(p @ k**2)
 
     @property
     def mean_abs(self) -> float:
-        return float(self._mean)
-
-    @property
-    def _mean(self) -> Fraction:
-        return sum((p * k for k, p in enumerate(self.probabilities)), Fraction(0))
+        p = self._weights
+        return float(p @ np.arange(len(p)))
 
     def pmf(self, k: ArrayLike) -> Floats:
         x, last = _floats(k), len(self.probabilities) - 1
         inside = (x >= 0) & (x <= last) & (x == np.floor(x))
-        return np.where(inside, self._floats[np.clip(x, 0, last).astype(np.intp)], 0.0)
+        return np.where(inside, self._weights[np.clip(x, 0, last).astype(np.intp)], 0.0)
 
     def cdf(self, k: ArrayLike) -> Floats:
-        below = np.concatenate([[0.0], np.cumsum(self._floats)])
-        below[-1] = 1.0
-        return below[np.clip(np.floor(_floats(k)) + 1, 0, len(self.probabilities)).astype(np.intp)]
+        below: Floats = np.concatenate([[0.0], np.cumsum(self._weights)])
+        index: Floats = np.clip(np.floor(_floats(k)) + 1, 0, len(self.probabilities))
+        return np.minimum(below[index.astype(np.intp)], 1.0)
 
     @property
-    def _floats(self) -> Floats:
+    def _weights(self) -> Floats:
         return np.array([float(p) for p in self.probabilities])
 
 
@@ -377,9 +385,10 @@ class Categorical:
 
 @lru_cache(maxsize=64)
 def _digit_tables(rate: Fraction, signed: bool) -> tuple[AliasTable, ...]:
-    """Tables of the digits, lowest first, of g geometric with ratio exp(-rate); `signed`: of 2g + sign, P(sign) as 1 : exp(-rate).
+    """The tables of a geometric variable's digits, lowest digit first, its ratio q = exp(-rate).
 
-    Each table's digit has `table.bits` bits; their sizes are as even as can be, so that they are small.
+    If `signed`, of 2g + s instead of g, s independent of g and P(s) proportional to q^s. A digit has `table.bits` bits;
+    the tables are as even in size as can be, so that they are small.
     """
     bits = _magnitude_bits(rate) + signed
     count = max(1, -(-bits // MAX_BITS))
@@ -387,15 +396,18 @@ def _digit_tables(rate: Fraction, signed: bool) -> tuple[AliasTable, ...]:
     place = 0
     for i in range(count):
         width = bits * (i + 1) // count - bits * i // count
-        step = rate * 2**place / (2 if signed and place else 1)
-        powers = _powers(_exp(-step), 2**width)
-        tables.append(alias_table([powers[(d >> 1) + (d & 1)] for d in range(2**width)] if signed and not place else powers))
+        if signed and i == 0:
+            powers = _powers(_exp(-rate), 2**width)
+            weights = [powers[(d >> 1) + (d & 1)] for d in range(2**width)]
+        else:
+            weights = _powers(_exp(-rate * Fraction(2) ** (place - signed)), 2**width)
+        tables.append(alias_table(weights))
         place += width
     return tuple(tables)
 
 
 def _magnitude_bits(rate: Fraction) -> int:
-    """The least B with 2^B >= 32/rate: magnitudes from 2^B on have probability exp(-rate 2^B) <= e^-32 and are left out."""
+    """The least B with 2^B >= 32/rate: magnitudes of 2^B or more have probability exp(-rate 2^B) <= e^-32; left out."""
     return (math.ceil(32 / rate) - 1).bit_length()
 
 
@@ -432,17 +444,18 @@ def _unfold(folded: Ints) -> Ints:
 class _Buckets:
     """A discrete Gaussian of deviation sigma on the integers, centred at 0, or at -1/2 if `halfway`.
 
-    k = m or -m-1 by its sign bit s, m = j w + r with 0 <= r < w = 2^bits. Twice the distance of k to the centre is 2m + t,
-    t = 2s, or 1 if halfway, so with a = 2jw + t, P(k) is proportional to
+    k = m or -m-1 by its sign bit s, m = j w + r with 0 <= r < w = 2^bits. Twice the distance from k to the centre is
+    2m + t, t = 2s, or 1 if halfway, so with a = 2jw + t, P(k) is proportional to
 
         exp(-a^2/(8 sigma^2)) * exp(-gamma),   gamma = r (a + r)/(2 sigma^2).
 
-    The bucket 2j + s comes from an alias table of the first factor, r is uniform, and the second factor is the probability
-    of acceptance (von Neumann). The support ends at 8.5 sigma or beyond, in at most 4096 buckets on either side, so
-    w <= sigma/240 and gamma < 0.08; mostly it is near 0.002. If w = 1 there is nothing to reject.
+    The bucket 2j + s comes from an alias table of the first factor, r is uniform, and the second factor is the
+    probability of acceptance (von Neumann 1951). The support ends at 8.5 sigma or beyond, in at most 4096 buckets on
+    either side, so w < sigma/240 and gamma < 0.08; mostly it is near 0.002. If w = 1 there is nothing to reject.
 
-    Squeeze: 1 - exp(-gamma) <= gamma <= slope * bucket + offset, in units of 2^-64 and with r's low bits to spare: a row whose
-    coin is above that line is accepted in integers; the other 0.3% evaluate the exponential.
+    Squeeze: 1 - exp(-gamma) <= gamma <= slope * bucket + offset in units of 2^-64, with w to spare, for the bits of
+    the coin that are not drawn yet. A row whose coin is above that line is accepted in integers; the other 0.3%
+    evaluate the exponential.
     """
 
     sigma: Fraction
@@ -456,7 +469,8 @@ class _Buckets:
     def tv_bound(self) -> float:
         """At most 2^-47.6; 2^-48.6 if there is nothing to reject.
 
-        Tail: P(|k| >= m) <= 2 exp(-m^2/(2 sigma^2)) (sub-Gaussian; Canonne, Kamath, Steinke 2020), at m = 8.5 sigma < 2^-51.
+        Tail: P(|k| >= m) <= 2 exp(-m^2/(2 sigma^2)), k being sub-Gaussian (Canonne, Kamath, Steinke 2020); 2^-51 at
+        m = 8.5 sigma.
         Proposal: 2^-49, the table's; r is exact. Acceptance: gamma is within 4 and its series within 12 roundings of
         2^-53 relative, so 2^-52 absolute as gamma < 0.08, and the coin has 53 bits: together below 2^-51.
         If proposals are e apart and acceptances a, accepted draws are (2e + a)/P(accept) apart, and P(accept) > 0.99.
@@ -473,8 +487,9 @@ def _buckets(sigma: Fraction, halfway: bool) -> _Buckets:
     count = math.ceil(reach / width)
     plus, minus = (_bucket_weights(sigma, width, count, twice) for twice in ((1, 1) if halfway else (0, 2)))
     table = alias_table([weight for pair in zip(plus, minus, strict=True) for weight in pair])
-    unit = 2**64 / (2 * sigma**2)
-    return _Buckets(sigma, halfway, bits, table, math.ceil(unit * width**2), math.ceil(unit * width * (width + 2)) + width)
+    unit = 2**64 / (2 * sigma**2)  # of gamma, with 2jw <= width * bucket and r + t <= width + 2
+    slope, offset = math.ceil(unit * width**2), math.ceil(unit * width * (width + 2)) + width
+    return _Buckets(sigma, halfway, bits, table, slope, offset)
 
 
 def _bucket_weights(sigma: Fraction, width: int, count: int, twice: int) -> list[int]:
@@ -515,7 +530,7 @@ def _sample_buckets(buckets: _Buckets, stream: Stream) -> Ints:
 
 
 def _propose(buckets: _Buckets, part: Stream, attempt: int) -> tuple[Ints, Ints, Words]:
-    """bucket = 2j + s, magnitude = j w + r, and the word whose low bits are r and whose others are the coin's first bits."""
+    """bucket = 2j + s, magnitude = j w + r, and the coin: a word whose low bits are r and whose others are its own."""
     words = part.words(2 * attempt)
     bucket = buckets.table.pick(words[:, 0])
     magnitude = bucket >> 1
@@ -530,17 +545,23 @@ def _signed(bucket: Ints, magnitude: Ints) -> Ints:
 
 
 def _accept(buckets: _Buckets, bucket: Ints, magnitude: Ints, coin: Words, more: Words) -> NDArray[np.bool_]:
-    """Whether a uniform of 64 bits, the coin's with its low bits (they are r) taken from `more`, is at least 1 - exp(-gamma)."""
+    """By a uniform of 53 bits: the coin's, with fresh low bits from `more`, as its own are r."""
     low = np.uint64(2**buckets.bits - 1)
-    uniform = (coin & ~low) | (more & low)
+    uniform = ((coin & ~low) | (more & low)) >> np.uint64(11)
+    accepted: NDArray[np.bool_] = uniform.astype(np.float64) >= _rejection(buckets, bucket, magnitude)
+    return accepted
+
+
+def _rejection(buckets: _Buckets, bucket: Ints, magnitude: Ints) -> Floats:
+    """1 - exp(-gamma) in units of 2^-53, as gamma (1 - gamma/2 (1 - gamma/3 (...))), ten terms: 0.08^10/11! < 2^-61."""
     r = magnitude & (2**buckets.bits - 1)
-    twice = 1 if buckets.halfway else 2 * (bucket & 1)
-    gamma = r.astype(np.float64) * (2 * magnitude - r + twice).astype(np.float64)  # below 2^53 each, so converted exactly
+    reach = 2 * magnitude - r + (1 if buckets.halfway else 2 * (bucket & 1))
+    gamma = r.astype(np.float64) * reach.astype(np.float64)  # both are below 2^53: the conversion is exact
     gamma *= float(1 / (2 * buckets.sigma**2))
-    rejection = np.ones_like(gamma)
-    for n in range(10, 1, -1):  # 1 - exp(-g) = g (1 - g/2 (1 - g/3 (...))): ten terms, 0.08^10/11! < 2^-61
-        rejection = 1.0 - gamma * (1.0 / n) * rejection
-    return (uniform >> np.uint64(11)).astype(np.float64) >= gamma * rejection * 2.0**53
+    series = np.ones_like(gamma)
+    for n in range(10, 1, -1):
+        series = 1.0 - gamma * (1.0 / n) * series
+    return gamma * series * 2.0**53
 
 
 # Shared
@@ -573,21 +594,14 @@ def _category_table(probabilities: tuple[Fraction, ...]) -> AliasTable:
 
 
 def _check_scale(name: str, value: Fraction) -> None:
-    if not (isinstance(value, (int, Fraction)) and 0 < value <= MAX_SCALE):
-        raise ValueError(f"{name}={value!r}, expected a Fraction, 0 < {name} <= 2^40")
-
-
-def _check_probabilities(probabilities: tuple[Fraction, ...]) -> None:
-    if not (isinstance(probabilities, tuple) and 1 <= len(probabilities) <= 2**MAX_BITS):
-        raise ValueError(f"probabilities={type(probabilities).__name__}, expected a tuple of 1 to {2**MAX_BITS} Fractions")
-    if not all(isinstance(p, (int, Fraction)) and p >= 0 for p in probabilities) or sum(probabilities) != 1:
-        raise ValueError(f"probabilities with sum {sum(probabilities)!r}, expected Fractions >= 0 that sum to 1 exactly")
+    if not (isinstance(value, (int, Fraction)) and MIN_SCALE <= value <= MAX_SCALE):
+        raise ValueError(f"{name}={value!r}, expected a Fraction, 2^-30 <= {name} <= 2^40")
 
 
 # Ideal laws in floats
 
 
-SUMMED = 1000  # up to this deviation the Gaussian laws are summed term by term; above it their expansions are exact in float64
+SUMMED = 1000  # up to this deviation the Gaussian laws are summed term by term; above, their expansions are as exact
 
 
 def _floats(k: ArrayLike) -> Floats:
@@ -618,4 +632,9 @@ def _gaussian_peak(sigma: float) -> float:
 def _normal_tails(sigma: float) -> tuple[Floats, Floats]:
     """k = 1, 2, ... and P(|round(N)| >= k)."""
     k = np.arange(1, math.ceil(39 * sigma) + 2, dtype=np.float64)
-    return k, 2 * ndtr(-(k - 0.5) / sigma)
+    return k, 2 * _normal_cdf(-(k - 0.5) / sigma)
+
+
+def _normal_cdf(z: Floats) -> Floats:
+    probability: Floats = ndtr(z)
+    return probability

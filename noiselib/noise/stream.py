@@ -29,7 +29,7 @@ Rows = NDArray[np.intp] | slice
 def derive(key: bytes, *info: str) -> bytes:
     """The 32-byte key for one use, by HKDF-SHA256 without salt (RFC 5869).
 
-    Each part of `info` is UTF-8 behind its length in 8 big-endian bytes, so different tuples never run into one another.
+    Each part of `info` is UTF-8 behind its length in 8 big-endian bytes, so no two tuples give the same bytes.
     Raises ValueError if `key` is not 32 bytes.
     """
     _check_key(key)
@@ -85,9 +85,9 @@ class Stream:
         return Stream(self.key, self.tags[rows], self.values[rows])
 
     def words(self, counter: int, rows: Rows | None = None) -> NDArray[np.uint64]:
-        """128 bits per row, uint64 (m, 2): AES_key(tag XOR (value, counter)), for all rows or for `rows` (a slice or indexes).
+        """128 bits per row, uint64 (m, 2): AES_key(tag XOR (value, counter)); of all rows, or those in `rows`.
 
-        A row's words depend on its own tag and value and on `counter` (0 to 2^64 - 1), never on the other rows.
+        A row's words depend on its own tag and value and on `counter`, 0 to 2^64 - 1, never on the other rows.
         """
         if not 0 <= counter < 2**64:
             raise ValueError(f"counter={counter}, expected 0 <= counter < 2^64")
@@ -103,7 +103,8 @@ def _encrypt(key: bytes, blocks: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """AES-256 of each 16-byte block. ECB over blocks that are all distinct: a PRF in bulk, not a mode for messages."""
     size = blocks.nbytes
     out = np.empty(size + 15, np.uint8)  # update_into asks for a block's slack
-    Cipher(algorithms.AES(key), modes.ECB()).encryptor().update_into(blocks.reshape(-1).view(np.uint8), out)
+    encryptor = Cipher(algorithms.AES(key), modes.ECB()).encryptor()
+    encryptor.update_into(blocks.reshape(-1).view(np.uint8).data, out.data)
     return out[:size].view(WORD).reshape(-1, 2)
 
 
