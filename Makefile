@@ -1,0 +1,51 @@
+# On a fresh Debian machine with git, make and Python 3.11 or newer, `make demo` or `make test` is all.
+# Every environment is made from its lock by scripts/bootstrap, which does nothing when it is up to date.
+
+PYTHON ?= python3
+export PYTHON
+
+.PHONY: demo test lint bench features setup setup-airflow lock audit clean
+
+demo: features
+	.venv/bin/python jobs/demo.py
+
+test: setup-airflow features
+	.venv/bin/python -m pytest -n 2
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench: setup
+	.venv/bin/python benchmarks/run.py
+
+# The demo's two feature tables, in demo/features.
+features: setup
+	.venv/bin/python jobs/build_features.py
+
+setup:
+	@scripts/bootstrap jobs
+
+setup-airflow: setup
+	@scripts/bootstrap airflow
+
+# The locks hold for Python 3.11 and later with one version of each package ("fewest"), so that all compute the same.
+COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+
+lock: setup
+	$(COMPILE) setup.cfg --output-file requirements/jobs.lock
+	$(COMPILE) requirements/dev.in --constraint requirements/jobs.lock --output-file requirements/dev.lock
+	$(COMPILE) requirements/airflow.in --output-file requirements/airflow.lock
+	$(COMPILE) requirements/demo.in --no-deps --output-file requirements/demo.lock
+	$(COMPILE) requirements/build.in --output-file requirements/build.lock
+
+# Fails where the package index serves no vulnerability data (--strict): looked up and clean, or not audited.
+audit: setup
+	for lock in requirements/*.lock; do .venv/bin/python -m pip_audit --strict --disable-pip --requirement $$lock || exit 1; done
+
+clean:
+	rm -rf demo build dist .venv .venv-airflow *.egg-info spark-warehouse run_results.json
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
