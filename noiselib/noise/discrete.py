@@ -556,9 +556,9 @@ def _rejection(buckets: _Buckets, bucket: Ints, magnitude: Ints) -> Floats:
     """1 - exp(-gamma) in units of 2^-53, as gamma (1 - gamma/2 (1 - gamma/3 (...))), ten terms: 0.08^10/11! < 2^-61."""
     r = magnitude & (2**buckets.bits - 1)
     reach = 2 * magnitude - r + (1 if buckets.halfway else 2 * (bucket & 1))
-    gamma = r.astype(np.float64) * reach.astype(np.float64)  # both are below 2^53: the conversion is exact
+    gamma: Floats = r.astype(np.float64) * reach.astype(np.float64)  # both are below 2^53: the conversion is exact
     gamma *= float(1 / (2 * buckets.sigma**2))
-    series = np.ones_like(gamma)
+    series: Floats = np.ones_like(gamma)
     for n in range(10, 1, -1):
         series = 1.0 - gamma * (1.0 / n) * series
     return gamma * series * 2.0**53
