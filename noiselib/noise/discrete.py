@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -343,8 +343,11 @@ class Categorical:
             )
 
     def sample(self, stream: Stream) -> Ints:
-        table = _category_table(self.probabilities)
-        return _in_chunks(lambda part: table.pick(part.words(0)[:, 0]), stream)
+        return _in_chunks(lambda part: self._table.pick(part.words(0)[:, 0]), stream)
+
+    @cached_property
+    def _table(self) -> AliasTable:
+        return alias_table([math.floor(p * UNIT) for p in self.probabilities])
 
     @property
     def draws(self) -> int:
@@ -586,11 +589,6 @@ def _powers(ratio: int, count: int) -> list[int]:
     while len(powers) < count:
         powers.append(powers[-1] * ratio // UNIT)
     return powers
-
-
-@lru_cache(maxsize=64)
-def _category_table(probabilities: tuple[Fraction, ...]) -> AliasTable:
-    return alias_table([math.floor(p * UNIT) for p in probabilities])
 
 
 def _check_scale(name: str, value: Fraction) -> None:

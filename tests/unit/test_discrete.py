@@ -209,7 +209,7 @@ def test_rounded_gaussian_adds_up_to_its_bound(sigma: F):
 
 def test_categorical_is_within_its_bound():
     p = (F(1, 3), F(0), F(1, 7), F(11, 21))
-    table = discrete._category_table(p)
+    table = Categorical(p)._table
     gap = sum((abs(a - b) for a, b in zip(p, table.probabilities(), strict=True)), F(0)) / 2
     assert gap <= Categorical(p).tv_bound
     assert table.probabilities()[1] == 0
@@ -282,7 +282,7 @@ def slow_uniform(law: Uniform, stream: Stream, row: int) -> int:
 
 
 def slow_categorical(law: Categorical, stream: Stream, row: int) -> int:
-    return slow_pick(discrete._category_table(law.probabilities), slow_words(stream, row, 0)[0])
+    return slow_pick(law._table, slow_words(stream, row, 0)[0])
 
 
 SAMPLERS = [
