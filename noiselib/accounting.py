@@ -161,23 +161,38 @@ def slack(event: Event, tau: float, draws: int = 1) -> float:
     H_e(P', Q') <= H_e(P, Q) + m for every e, where m = H_e*(P, Q) + (1 + exp(e*)) t, that is
 
         M pure epsilon-DP:   e* = epsilon,  H_e*(P, Q) = 0,         m = (1 + exp(epsilon)) t
-        M Gaussian:          e* such that   H_e*(P, Q) <= t,        m <= (2 + exp(e*)) t
+        M Gaussian:          e* such that m is least; with H_e*(P, Q) = t it is (2 + exp(e*)) t
 
     (for e < 0 the same follows from H_e(P, Q) = 1 - e^e + e^e H_-e(Q, P)). Under composition the mechanisms are
     exchanged one after the other, each adding its m: they add, and are not multiplied by exp(total epsilon).
 
-    Args: tau in [0, 1]; draws >= 0. Returns m in [0, 1]. Raises SpecError out of these ranges.
+    Args: tau in [0, 1]; draws >= 0. Returns m in [0, 1], rounded up to 6 significant digits so that it is the same
+    on every machine. Raises SpecError out of these ranges.
     """
     if not 0 <= tau <= 1 or draws < 0:
         raise SpecError(f"Expected tau in [0, 1] and draws >= 0, got tau={tau!r}, draws={draws!r}")
     distance = draws * tau
     if distance == 0:
         return 0.0
-    if event.pure:
-        return min(1.0, distance * (1 + _exp(event.pure_epsilon)))
-    level = max(distance, _SMALLEST_DELTA)
-    turn = _smallest_decimal(lambda epsilon: event.delta(epsilon) <= level)
-    return min(1.0, event.delta(turn) + distance * (1 + _exp(turn)))
+
+    def owed(turn: float) -> float:
+        return event.delta(turn) + distance * (1 + _exp(turn))
+
+    turn = (
+        event.pure_epsilon
+        if event.pure
+        else _least(owed, _smallest_decimal(lambda e: event.delta(e) <= _SMALLEST_DELTA))
+    )
+    return min(1.0, float(f"{owed(turn) * (1 + 1e-5):.6g}"))
+
+
+def _least(function: Callable[[float], float], high: float) -> float:
+    """About where a function that falls and then rises is least in [0, high]."""
+    low = 0.0
+    for _ in range(40):
+        third = (high - low) / 3
+        low, high = (low, high - third) if function(low + third) <= function(high - third) else (low + third, high)
+    return high
 
 
 def _exp(x: float) -> float:
@@ -316,10 +331,14 @@ def _law(charge: Charge) -> _Law:
             up, down, tail = _as_continuous(sigma, sensitivity)
             growth, shift, extra = growth + count * up, shift + count * (up + down), extra + count * tail
             precision += count * (sensitivity / sigma) ** 2
+        elif event.kind == "discrete_gaussian" and event.parameters[1] > 20 * multiplier:
+            extra = 1.0  # no protection (epsilon > 200), and beyond what dp_accounting enumerates
         elif event.kind == "gaussian":
             precision += count / multiplier**2
         else:
             counts[replace(event, slack=0.0)] += count
+    if extra >= 1:
+        return _Law(lambda _: 1.0, lambda _: math.inf, growth, shift, extra)
     if precision:
         counts[Event.gaussian(1 / math.sqrt(precision))] += 1
     parts = tuple(counts.items())
@@ -347,17 +366,26 @@ def _inverse(delta_of: Callable[[float], float], delta: float) -> float:
 
 
 def _composition(parts: tuple[tuple[Event, int], ...]) -> tuple[PrivacyLossDistribution, float]:
-    """The PLD of all events together, and a bound on the delta lost to float rounding in its convolutions."""
+    """The PLD of all events together, and a bound on the delta that float rounding in its convolutions may hide.
+
+    An n-fold convolution by FFT errs by some n 2^-52 |p| |result| in Euclidean norm, and a sum over N points by
+    sqrt(N) times that. Measured for 10 to 5,000 events, the error is a seventh of this bound or less.
+    """
     interval = _interval(parts)
-    total = None
+    total: PrivacyLossDistribution | None = None
+    error = 0.0
     for event, count in parts:
         one = _pld(event, interval)
         many = one.self_compose(count) if count > 1 else one
-        total = many if total is None else total.compose(many)
+        error += (count - 1) * _norm(one) * _norm(many)
+        error += _norm(total) * _norm(many) if total else 0.0
+        total = total.compose(many) if total else many
     assert total is not None
-    # A convolution by FFT errs by some 2^-52 in Euclidean norm, which a sum over N points multiplies by sqrt(N).
-    size = total._pmf_remove.size
-    return total, 2.0**-52 * math.sqrt(size) * sum(count for _, count in parts)
+    return total, 2.0**-51 * math.sqrt(total._pmf_remove.to_dense_pmf().size) * error
+
+
+def _norm(pld: PrivacyLossDistribution) -> float:
+    return float(np.linalg.norm(pld._pmf_remove.to_dense_pmf()._probs))
 
 
 def _interval(parts: tuple[tuple[Event, int], ...]) -> float:
@@ -383,7 +411,6 @@ def _inverse_multiplier(event: Event) -> float:
 @lru_cache(maxsize=128)
 def _pld(event: Event, interval: float) -> PrivacyLossDistribution:
     # Imported here: it takes a second, and most commands never compose anything.
-    from dp_accounting.pld import common
     from dp_accounting.pld import privacy_loss_distribution as pld
 
     options = {"value_discretization_interval": interval, "use_connect_dots": True}
@@ -396,9 +423,6 @@ def _pld(event: Event, interval: float) -> PrivacyLossDistribution:
         return pld.from_discrete_laplace_mechanism(1 / scale, sensitivity, **options)
     if event.kind == "discrete_gaussian":
         sigma, sensitivity = event.parameters[0], int(event.parameters[1])
-        if sensitivity > 20 * sigma:  # beyond what dp_accounting enumerates, and no protection anyway
-            nothing = common.DifferentialPrivacyParameters(0.0, 1.0)
-            return pld.from_privacy_parameters(nothing, value_discretization_interval=interval)
         return pld.from_discrete_gaussian_mechanism(sigma, sensitivity, **options)
     epsilon, categories = event.parameters
     return _randomized_response_pld(epsilon, categories, interval)
@@ -498,13 +522,9 @@ def discrete_laplace_delta(scale: float, epsilon: float, sensitivity: int = 1) -
     if epsilon >= sensitivity / scale:
         return 0.0
     first = math.floor((epsilon * scale - sensitivity) / 2) + 1  # loss(k) = (2k + s) / scale for -s < k < 0
-    upper = 1 - _geometric_tail(1 - first, scale)
-    return max(0.0, upper - math.exp(epsilon) * _geometric_tail(first + sensitivity, scale))
-
-
-def _geometric_tail(k: int, scale: float) -> float:
-    """P[X >= k] of discrete Laplace, for k >= 0."""
-    return math.exp(-k / scale) / (1 + math.exp(-1 / scale))
+    one = 1 + math.exp(-1 / scale)  # P[X >= k] = exp(-k / scale) / one for k >= 0, and for k < 0 by symmetry
+    upper = 1 - math.exp((first - 1) / scale) / one
+    return max(0.0, upper - math.exp(epsilon - (first + sensitivity) / scale) / one)
 
 
 def _laplace_delta(epsilon: float, noise_multiplier: float) -> float:
@@ -513,10 +533,9 @@ def _laplace_delta(epsilon: float, noise_multiplier: float) -> float:
 
 def _randomized_response_delta(epsilon: float, parameter: float, categories: float) -> float:
     """Also for epsilon < 0, which a PLD asks for. Scaled by e^-parameter, so that nothing overflows."""
-    lie = math.exp(-parameter)
-    ratio = math.exp(min(epsilon, parameter))
-    gain = max(0.0, 1 - ratio * lie) + max(0.0, lie - ratio) + (categories - 2) * lie * max(0.0, 1 - ratio)
-    return gain / (1 + (categories - 1) * lie)
+    lie, below = math.exp(-parameter), min(epsilon, 0.0)
+    others = max(0.0, lie - math.exp(below)) - (categories - 2) * lie * math.expm1(below)
+    return (max(0.0, -math.expm1(min(epsilon - parameter, 0.0))) + others) / (1 + (categories - 1) * lie)
 
 
 _DELTAS: dict[str, Callable[..., float]] = {
