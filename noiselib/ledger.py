@@ -357,17 +357,18 @@ class Ledger:
                 Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise LedgerError(f"Ledger {parsed.database}: cannot make its directory: {error.strerror}") from error
-        ledger = Ledger(_engine(parsed, wait_seconds, mode="rwc"), _name(parsed))
-        with ledger._transaction(write=True) as connection:
+        maker = Ledger(_engine(parsed, wait_seconds, mode="rwc"), _name(parsed))
+        created = False
+        with maker, maker._transaction(write=True) as connection:
             tables = set(sa.inspect(connection).get_table_names())
             if _schema.name not in tables:
                 if tables & set(_metadata.tables):
-                    raise LedgerError(f"Ledger {ledger.name}: expected an empty database, got tables {sorted(tables)}")
+                    raise LedgerError(f"Ledger {maker.name}: expected an empty database, got tables {sorted(tables)}")
                 _metadata.create_all(connection)
                 connection.execute(_schema.insert().values(version=SCHEMA_VERSION))
-                ledger.created = True
-            ledger._check_version(connection)
-        return ledger
+                created = True
+            maker._check_version(connection)
+        return Ledger(_engine(parsed, wait_seconds, mode="rw"), maker.name, created)
 
     @staticmethod
     def open(url: str, wait_seconds: float = WAIT_SECONDS) -> Ledger:
@@ -660,7 +661,7 @@ class Ledger:
             times = (row.held_since, row.lease_until, row.publish_began, row.created, row.updated)
             return Release(request, row.budget, row.state, holder, *times)
 
-    def _update(self, connection: Connection, release_id: str, **changes: Any) -> None:
+    def _update(self, connection: Connection, release_id: str, /, **changes: Any) -> None:
         where = _releases.c.release_id == release_id
         connection.execute(_releases.update().where(where).values(**changes, updated=_now()))
 
