@@ -40,6 +40,7 @@ from noiselib.errors import LedgerError, OverBudget, ReleaseHeld, SpecError
 SCHEMA_VERSION = 1
 LEASE_SECONDS = 900.0
 WAIT_SECONDS = 10.0
+_CREATION_LOCK = 0x6E6F697365  # PostgreSQL's advisory locks have a number for a name: "noise"
 
 # What each state may become through `advance`; abandoned becomes reserved only through `reserve`, which pays again.
 _NEXT: dict[str, frozenset[str]] = {
@@ -360,6 +361,8 @@ class Ledger:
         maker = Ledger(_engine(parsed, wait_seconds, mode="rwc"), _name(parsed))
         created = False
         with maker, maker._transaction(write=True) as connection:
+            if connection.dialect.name == "postgresql":  # there, no row exists yet that could be locked
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATION_LOCK)))
             tables = set(sa.inspect(connection).get_table_names())
             if _schema.name not in tables:
                 if tables & set(_metadata.tables):
@@ -791,11 +794,16 @@ def _load_memos(text: str) -> tuple[Memo, ...]:
 # ------------------------------------------------------------------------------------------------------- databases
 
 
+_EXAMPLES = "sqlite:///path/to/ledger.db or postgresql+psycopg://user@host/database"
+
+
 def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
     except ArgumentError as error:
-        raise SpecError(f"Expected a ledger like sqlite:///path/to/ledger.db or postgresql://…, got {url!r}") from error
+        raise SpecError(f"Expected a ledger like {_EXAMPLES}, got {url!r}") from error
+    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        raise SpecError(f"Expected a ledger like {_EXAMPLES}, got {parsed.render_as_string(hide_password=True)!r}")
     if parsed.get_backend_name() == "sqlite" and (not parsed.database or parsed.database == ":memory:"):
         raise SpecError(f"Expected a ledger in a file, like sqlite:///path/to/ledger.db, got {url!r}")
     return parsed
@@ -809,7 +817,8 @@ def _engine(url: URL, wait_seconds: float, mode: str) -> Engine:
     """NullPool: a connection lives as long as its transaction, and none crosses a fork."""
     try:
         if url.get_backend_name() != "sqlite":
-            return sa.create_engine(url, poolclass=NullPool)
+            options = {"options": f"-c lock_timeout={math.ceil(wait_seconds * 1000)}"}
+            return sa.create_engine(url, poolclass=NullPool, connect_args=options)
         # As a URI, for mode=rw: SQLite must not make a file in place of one that has gone.
         path = "file:" + quote(str(Path(str(url.database)).absolute()))
         url = url.set(database=path, query={"uri": "true", "mode": mode, "timeout": str(wait_seconds)})
@@ -835,7 +844,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def _explain(error: SQLAlchemyError) -> str:
     text = str(getattr(error, "orig", None) or error)
-    if "locked" in text:
+    if "locked" in text or "lock timeout" in text:
         return "locked by another process, also after waiting"
     if "readonly" in text:
         return "read-only, expected to write"

@@ -1,0 +1,348 @@
+"""The command line. stdout is the answer, stderr the log; exit codes are those of the errors.
+
+Spark is imported only by the commands that need it: plan, calibrate, ledger, schema and keygen start in a moment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from noiselib.errors import ChecksFailed, LedgerError, NoiselibError, SpecError
+from noiselib.key import create_key_file
+
+if TYPE_CHECKING:
+    from noiselib.spark.path import Run
+
+PIPELINES = Path("conf/pipelines")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 failure, 2 usage or spec, 3 checks, 4 over budget, 5 held."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    arguments = _parser().parse_args(argv)
+    try:
+        signal.signal(signal.SIGTERM, _terminated)
+        return int(arguments.command(arguments))
+    except NoiselibError as error:
+        _log(f"{type(error).__name__}: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        _log("interrupted: what was reserved stays reserved; run again to resume")
+        return 130
+    except BrokenPipeError:  # the reader of stdout has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _terminated(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+# ---- the path --------------------------------------------------------------------------------------------------------
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from noiselib.spark import path
+
+    return _step(arguments, lambda run, spark: path.walk(run, spark))
+
+
+def _perturb(arguments: argparse.Namespace) -> int:
+    from noiselib.spark import path
+
+    def step(run: Run, spark: Callable[[], Any]) -> None:
+        with path.reserved(run) as ledger:
+            if run.open():
+                path.perturb(run, ledger, spark())
+
+    return _step(arguments, step)
+
+
+def _reserve(arguments: argparse.Namespace) -> int:
+    from noiselib.spark import path
+
+    def step(run: Run, spark: Callable[[], Any]) -> None:
+        with path.reserved(run):
+            pass
+
+    return _step(arguments, step)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from noiselib.spark import path
+
+    def step(run: Run, spark: Callable[[], Any]) -> None:
+        with path.reserved(run) as ledger:
+            if run.open():
+                path.check(run, ledger, spark())
+
+    return _step(arguments, step)
+
+
+def _publish(arguments: argparse.Namespace) -> int:
+    from noiselib.spark import path
+
+    def step(run: Run, spark: Callable[[], Any]) -> None:
+        with path.reserved(run) as ledger:
+            path.publish(run, ledger)
+
+    return _step(arguments, step)
+
+
+def _step(arguments: argparse.Namespace, step: Callable[[Run, Callable[[], Any]], None]) -> int:
+    """Prepare the run, take the step, and write run_results.json whatever happens."""
+    from noiselib.spark import path
+
+    began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+    run: Run | None = None
+    outcome: dict[str, Any] = {"status": "failed", "pipeline": str(arguments.pipeline), "releases": []}
+    try:
+        run = path.prepare(_spec_file(arguments.pipeline), _partitions(arguments.partition), _log)
+        step(run, lambda: _spark(arguments, run.spec.pipeline if run else ""))
+        outcome = path.results(run, "success", began)
+    except BaseException as error:
+        status = "quarantined" if isinstance(error, ChecksFailed) else "failed"
+        if run is not None:
+            outcome = path.results(run, status, began)
+        text = str(error) if isinstance(error, NoiselibError) else type(error).__name__
+        outcome |= {"status": status, "error": {"type": type(error).__name__, "message": text}}
+        raise
+    finally:
+        outcome |= {"started": started, "seconds": round(time.monotonic() - began, 3)}
+        _write(arguments.results, outcome)
+        if arguments.json:
+            print(json.dumps(outcome))
+    if not arguments.json:
+        _print_outcome(outcome)
+    return 0
+
+
+def _print_outcome(outcome: dict[str, Any]) -> None:
+    charge = outcome["charge"]
+    print(f"{outcome['pipeline']}: {outcome['status']}, {outcome['rows_out']} rows in {len(outcome['releases'])} releases")
+    print(f"charge added: epsilon {charge['epsilon']:.4g} at delta {charge['delta']:g}")
+    print(f"target: {outcome['target']}")
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from noiselib.spark import path, verify
+
+    pipeline, release = _pipeline_or_release(arguments.pipeline)
+    run = path.prepare(pipeline, _partitions(arguments.partition), _log)
+    answer = verify.verify(run, _spark(arguments, run.spec.pipeline), release)
+    if arguments.json:
+        print(json.dumps(answer))
+    elif answer["success"]:
+        print(f"{run.spec.pipeline}: {len(answer['releases'])} releases derived again, equal to the bit")  # type: ignore[arg-type]
+    else:
+        for found in answer["differences"]:  # type: ignore[attr-defined]
+            print(f"{found['partition']}: {found['row']}: differs in {', '.join(found['columns']) or 'the whole row'}")
+    return 0 if answer["success"] else 1
+
+
+def _spark(arguments: argparse.Namespace, app: str) -> Any:
+    from noiselib.spark.session import open_session
+
+    return open_session(app, arguments.master, arguments.spark_conf)
+
+
+# ---- without Spark ---------------------------------------------------------------------------------------------------
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from noiselib.report.plan_text import plan_data, plan_text
+
+    data = plan_data(_spec_file(arguments.pipeline), _partitions(arguments.partition))
+    print(json.dumps(data) if arguments.json else plan_text(data))
+    return 0
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
+    from noiselib.report.calibration import calibrate
+
+    answer = calibrate(arguments.mechanism, arguments.epsilon, arguments.delta, arguments.sensitivity, arguments.granularity)
+    print(json.dumps(answer) if arguments.json else "\n".join(f"{name:12} {value}" for name, value in answer.items()))
+    return 0
+
+
+def _ledger(arguments: argparse.Namespace) -> int:
+    from noiselib.ledger import Ledger
+    from noiselib.report import ledger_text
+
+    url = _ledger_url(arguments.ledger)
+    if arguments.action == "init":
+        with Ledger.create(url) as ledger:
+            print(f"ledger {url}: {'created' if ledger.created else 'is there already, unchanged'}")
+        return 0
+    with Ledger.open(url) as ledger:
+        if arguments.action == "abandon":
+            if not arguments.release:
+                raise SpecError("ledger abandon: expected --release ID")
+            ledger.abandon(_one_release(ledger, arguments.release))
+            return 0
+        data = ledger_text.show(ledger) if arguments.action == "show" else ledger_text.history(ledger, arguments.budget)
+        print(json.dumps(data) if arguments.json else ledger_text.table(data))
+    return 0
+
+
+def _one_release(ledger: Any, prefix: str) -> str:
+    found = ledger.find(prefix)
+    if len(found) != 1:
+        raise LedgerError(f"release {prefix}: {len(found)} in the ledger begin so; expected one")
+    return str(found[0].release_id)
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from noiselib.spec import PipelineSpec
+
+    print(json.dumps(PipelineSpec.model_json_schema(), indent=2))
+    return 0
+
+
+def _keygen(arguments: argparse.Namespace) -> int:
+    print(f"{arguments.file}: key {create_key_file(arguments.file).id}")
+    return 0
+
+
+def _gc(arguments: argparse.Namespace) -> int:
+    from noiselib.publish import Target
+    from noiselib.spec import load_spec
+
+    spec, _ = load_spec(_spec_file(arguments.pipeline))
+    for removed in Target(spec.target.path, len(spec.source.partition_by)).collect(set()):
+        print(removed)
+    return 0
+
+
+# ---- arguments -------------------------------------------------------------------------------------------------------
+
+
+def _spec_file(pipeline: str) -> Path:
+    """The spec named by a path, or by the name of a file in conf/pipelines."""
+    if pipeline.endswith((".yaml", ".yml")):
+        return Path(pipeline)
+    file = PIPELINES / f"{pipeline}.yaml"
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem for path in PIPELINES.glob("*.yaml"))) or "none here"
+        raise SpecError(f"pipeline {pipeline!r}: expected a spec's path, or a name in {PIPELINES}: {known}")
+    return file
+
+
+def _pipeline_or_release(text: str) -> tuple[Path, str | None]:
+    """A pipeline's spec, or the spec of the pipeline that published a release whose id begins with `text`."""
+    from noiselib.publish import Target
+    from noiselib.spec import load_spec
+
+    if len(text) < 8 or any(letter not in "0123456789abcdef" for letter in text):
+        return _spec_file(text), None
+    for file in sorted(PIPELINES.glob("*.yaml")):
+        spec, _ = load_spec(file)
+        published = Target(spec.target.path, len(spec.source.partition_by)).manifests()
+        if any(manifest["release_id"].startswith(text) for manifest in published):
+            return file, text
+    raise SpecError(f"release {text}: no pipeline in {PIPELINES} has published it")
+
+
+def _ledger_url(text: str) -> str:
+    """A ledger's URL, or that of a pipeline."""
+    from noiselib.spec import load_spec
+
+    if "://" in text:
+        return text
+    spec, _ = load_spec(_spec_file(text))
+    if spec.ledger is None:
+        raise SpecError(f"pipeline {text}: has no ledger (purpose {spec.purpose})")
+    return spec.ledger
+
+
+def _partitions(texts: Sequence[str]) -> list[dict[str, str]]:
+    """`K=V` or `K=V/K2=V2`, each naming partitions by some of their columns."""
+    chosen = []
+    for text in texts:
+        parts = [part.partition("=") for part in text.split("/")]
+        if any(not name or not separator for name, separator, _ in parts):
+            raise SpecError(f"--partition {text!r}: expected COLUMN=VALUE, or COLUMN=VALUE/COLUMN=VALUE")
+        chosen.append({name: value for name, _, value in parts})
+    return chosen
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="noiselib", description="Calibrated noise for partitioned feature tables.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    steps = {
+        "run": (_run, "the whole path; resumes where an earlier run stopped"),
+        "reserve": (_reserve, "reserve the charge of the releases, and no more"),
+        "perturb": (_perturb, "reserve, draw the noise and stage"),
+        "check": (_check, "check what is staged"),
+        "publish": (_publish, "publish what is checked, and commit its charge"),
+        "verify": (_verify, "derive every published value again and compare"),
+    }
+    for name, (command, text) in steps.items():
+        step = commands.add_parser(name, help=text, description=text)
+        _add_selection(step)
+        step.add_argument("--master", help="Spark master, where not run by spark-submit (default: local[*])")
+        step.add_argument("--spark-conf", type=Path, help="Spark settings, in the form of spark-defaults.conf")
+        step.add_argument("--results", type=Path, default=Path("run_results.json"), help="where run results are written")
+        step.set_defaults(command=command)
+    plan = commands.add_parser("plan", help="what a run would do and cost; reads no rows, spends nothing")
+    _add_selection(plan)
+    plan.set_defaults(command=_plan)
+    _add_tools(commands)
+    return parser
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pipeline", metavar="PIPELINE", help="a spec's path, or its name in conf/pipelines")
+    parser.add_argument("--partition", action="append", default=[], metavar="K=V", help="only this partition; may be repeated")
+    parser.add_argument("--json", action="store_true", help="the answer as JSON on stdout")
+
+
+def _add_tools(commands: Any) -> None:
+    calibrate = commands.add_parser("calibrate", help="the noise that a guarantee asks for")
+    calibrate.add_argument("mechanism")
+    calibrate.add_argument("--epsilon", type=float, required=True)
+    calibrate.add_argument("--delta", type=float)
+    calibrate.add_argument("--sensitivity", type=float, required=True)
+    calibrate.add_argument("--granularity", type=float, help="the lattice's step (default: fine against the scale, or 1)")
+    calibrate.add_argument("--json", action="store_true")
+    calibrate.set_defaults(command=_calibrate)
+    ledger = commands.add_parser("ledger", help="the account that pays")
+    ledger.add_argument("action", choices=["init", "show", "history", "abandon"])
+    ledger.add_argument("ledger", metavar="LEDGER", help="a URL, or the pipeline whose ledger it is")
+    ledger.add_argument("--budget")
+    ledger.add_argument("--release", metavar="ID", help="the beginning of a release's id")
+    ledger.add_argument("--json", action="store_true")
+    ledger.set_defaults(command=_ledger)
+    schema = commands.add_parser("schema", help="the JSON Schema of the spec, for editors")
+    schema.set_defaults(command=_schema)
+    keygen = commands.add_parser("keygen", help="write a new noise key, mode 0600")
+    keygen.add_argument("file", type=Path)
+    keygen.set_defaults(command=_keygen)
+    gc = commands.add_parser("gc", help="remove staging and quarantine of a pipeline")
+    gc.add_argument("pipeline")
+    gc.set_defaults(command=_gc)
+
+
+def _write(path: Path, data: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(data, indent=2) + "\n", "utf-8")
+    os.replace(temporary, path)
+
+
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

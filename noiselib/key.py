@@ -1,0 +1,87 @@
+"""The noise key: 32 random bytes, reached by reference only.
+
+Whoever holds the key can take the noise off every release made with it. So the key itself never enters a spec, a command
+line, a Spark conf or closure, a log or an artifact: only its reference (`file:PATH`, `env:NAME`) and its id do, and each
+process that needs the key resolves the reference itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from noiselib.errors import NoiseKeyError
+from noiselib.noise.stream import derive
+
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True)
+class NoiseKey:
+    """A master noise key. `id` names it in public: 16 hex digits from which the key does not follow."""
+
+    secret: bytes = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        return derive(self.secret, "noise key id")[:8].hex()
+
+
+def load_key(reference: str) -> NoiseKey:
+    """The key that `reference` (`file:PATH` or `env:NAME`) leads to. Raises NoiseKeyError; no message holds key material."""
+    scheme, _, rest = reference.partition(":")
+    if scheme == "file":
+        return _decode(_read_key_file(Path(rest)), reference)
+    if scheme == "env":
+        text = os.environ.get(rest)
+        if text is None:
+            raise NoiseKeyError(f"key {reference}: environment variable {rest} is not set")
+        return _decode(text, reference)
+    raise NoiseKeyError(f"key reference of scheme {scheme!r}: expected file:PATH or env:NAME")
+
+
+def create_key_file(path: Path) -> NoiseKey:
+    """Write a new random key to `path` with mode 0600. An existing file is never replaced: its releases need it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    secret = os.urandom(KEY_BYTES)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise NoiseKeyError(f"key file {path}: exists already; a key is never overwritten") from None
+    with os.fdopen(handle, "wb") as file:
+        file.write(base64.b64encode(secret) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return NoiseKey(secret)
+
+
+def _read_key_file(path: Path) -> str:
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise NoiseKeyError(f"key file {path}: not a regular file")
+        if mode & 0o077:
+            raise NoiseKeyError(
+                f"key file {path}: mode {stat.S_IMODE(mode):04o} lets others read it; expected 0600 (chmod 600 {path})"
+            )
+        return path.read_text("ascii")
+    except FileNotFoundError:
+        raise NoiseKeyError(f"key file {path}: not found; make one with: noiselib keygen {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise NoiseKeyError(f"key file {path}: cannot be read as a key ({type(error).__name__})") from None
+
+
+def _decode(text: str, reference: str) -> NoiseKey:
+    try:
+        secret = base64.b64decode(text.strip(), validate=True)
+    except (binascii.Error, ValueError):
+        raise NoiseKeyError(f"key {reference}: expected one line of base64") from None
+    if len(secret) != KEY_BYTES:
+        raise NoiseKeyError(f"key {reference}: {len(secret)} bytes; expected {KEY_BYTES}")
+    if len(set(secret)) < 12:  # 32 random bytes hold fewer distinct values with probability below 2^-60
+        raise NoiseKeyError(f"key {reference}: too regular to be random; make one with: noiselib keygen")
+    return NoiseKey(secret)

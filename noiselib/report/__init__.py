@@ -1,0 +1,1 @@
+"""What people read: plans, ledgers, calibrations as text and as data."""

@@ -1,0 +1,46 @@
+"""`noiselib ledger show|history`: the accounts as data and as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from noiselib.ledger import Ledger
+
+
+def show(ledger: Ledger) -> list[dict[str, Any]]:
+    """One entry per budget; epsilons are at the budget's delta."""
+    return [
+        {
+            "budget": status.budget.name,
+            "epsilon": status.budget.epsilon,
+            "delta": status.budget.delta,
+            "spent": status.spent,
+            "remaining": status.remaining,
+            **{state: count for state, count in status.counts.items()},
+        }
+        for status in ledger.show()
+    ]
+
+
+def history(ledger: Ledger, budget: str | None) -> list[dict[str, Any]]:
+    """What happened to each release and budget, oldest first."""
+    return [
+        {"time": entry.time, "budget": entry.budget, "event": entry.event, "release_id": entry.release_id, "detail": entry.detail}
+        for entry in ledger.history(budget)
+    ]
+
+
+def table(entries: list[dict[str, Any]]) -> str:
+    """The entries under their names, aligned."""
+    if not entries:
+        return "(nothing yet)"
+    names = list(dict.fromkeys(name for entry in entries for name in entry if name != "detail"))
+    rows = [names, *([_cell(entry.get(name)) for name in names] for entry in entries)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(names))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else str(value)[:40]

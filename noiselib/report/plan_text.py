@@ -1,0 +1,150 @@
+"""`noiselib plan`: the plan as data, and as a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from noiselib.accounting import Charge
+from noiselib.errors import LedgerError, NoiseKeyError
+from noiselib.key import load_key
+from noiselib.ledger import Budget, Ledger, ReleaseRequest, preview
+from noiselib.plan import Plan, describe_column, make_plan, relation
+from noiselib.release import make_release, request
+from noiselib.snapshot import choose_partitions, partition_text, read_metadata
+from noiselib.spec import PipelineSpec, load_spec
+
+
+def plan_data(spec_file: Path, wanted: Sequence[dict[str, str]]) -> dict[str, Any]:
+    """The plan of the chosen partitions: columns, charge of one release, and what it would leave of the budget.
+
+    Reads file names and footers, no rows. So it does not know the snapshot's fingerprint, and counts every release as new.
+    """
+    spec, positions = load_spec(spec_file)
+    table = read_metadata(spec.source.path, spec.source.partition_by)
+    plan = make_plan(spec, table, positions)
+    partitions = choose_partitions(table, wanted)
+    rows = [table.rows(partition) for partition in partitions]
+    typical = sum(rows) // len(rows) if rows else 0
+    data: dict[str, Any] = {
+        "pipeline": spec.pipeline,
+        "purpose": spec.purpose,
+        "source": spec.source.path,
+        "target": spec.target.path,
+        "columns": [describe_column(column, typical) for column in plan.columns],
+        "partitions": [{"partition": partition_text(p), "rows": n} for p, n in zip(partitions, rows, strict=True)],
+        "rows_per_release": typical,
+    }
+    if spec.privacy is None:
+        return data | {"charge": None, "relation": None}
+    key_id = _key_id(spec)
+    return data | _cost(spec, plan, [make_release(plan, p, f"new {i}", key_id, 0) for i, p in enumerate(partitions)])
+
+
+def _key_id(spec: PipelineSpec) -> str:
+    """With the key at hand, memoized columns that were charged before are seen to be; without it, a plan is still a plan."""
+    try:
+        return load_key(spec.key).id
+    except NoiseKeyError:
+        return "unknown"
+
+
+def _cost(spec: PipelineSpec, plan: Plan, releases: Sequence[Any]) -> dict[str, Any]:
+    assert spec.privacy is not None
+    limit = spec.privacy.limit
+    budget = Budget(spec.privacy.budget, limit.epsilon, limit.delta)
+    one = sum((memo for _, memo in plan.memos), plan.charge)
+    outlook, ledger = _outlook(spec, budget, [request(plan, release) for release in releases])
+    return {
+        "relation": relation(plan),
+        "composition": _composition(spec, plan),
+        "charge": {"epsilon": one.epsilon(budget.delta), "delta": budget.delta, "events": one.to_json(), "pure": _pure(one)},
+        "budget": {
+            "name": budget.name,
+            "limit": {"epsilon": budget.epsilon, "delta": budget.delta},
+            "ledger": ledger,
+            "spent": outlook.epsilon_before,
+            "remaining": outlook.remaining,
+            "after_run_if_all_new": outlook.epsilon_after,
+            "fits": outlook.fits,
+        },
+        "leaks": _leaks(plan),
+    }
+
+
+def _pure(charge: Charge) -> dict[str, float] | None:
+    """(epsilon, 0) but for the samplers' own delta, where no mechanism needs more."""
+    return {"epsilon": charge.pure_epsilon, "delta": charge.slack} if charge.pure else None
+
+
+def _outlook(spec: PipelineSpec, budget: Budget, requests: Sequence[ReleaseRequest]) -> tuple[Any, str]:
+    assert spec.ledger is not None
+    try:
+        with Ledger.open(spec.ledger) as ledger:
+            return ledger.remaining_after(budget, requests), "open"
+    except LedgerError as error:
+        return preview(budget, requests), str(error)
+
+
+def _composition(spec: PipelineSpec, plan: Plan) -> str:
+    unit = "row" if spec.entity is None else f"entity ({', '.join(spec.entity.entity)}) of at most {plan.rows_per_unit} rows a release"
+    across = "in parallel: a unit lies in one of them" if plan.parallel else "in sequence: a unit may be in every one"
+    return f"Privacy unit: {unit}. Partitions compose {across}; releases of one partition in sequence."
+
+
+def _leaks(plan: Plan) -> list[str]:
+    """What the guarantee does not cover, said plainly."""
+    found = [f"{column.name}: released as it is" for column in plan.columns if column.treatment == "keep"]
+    found += [f"{c.name}: a stable pseudonym, linkable over time" for c in plan.columns if c.treatment == "pseudonymize"]
+    found += [f"{c.name}: memoized, so that a value changed (though not to what) shows" for c in plan.columns if c.memoized]
+    found += [f"{c.name}: where it is null shows" for c in plan.noised if c.declared is not None and c.declared.on_null == "keep"]
+    return [*found, "row counts are exact"]
+
+
+def plan_text(data: dict[str, Any]) -> str:
+    """The plan as a table, the charge and what it leaves."""
+    heads = ("column", "treatment", "mechanism", "sensitivity", "scale", "guarantee", "error of a value", "of a mean")
+    rows = [heads, *(_row(entry) for entry in data["columns"])]
+    lines = [f"pipeline {data['pipeline']} ({data['purpose']}): {data['source']} -> {data['target']}", *_aligned(rows), ""]
+    lines.append(f"{len(data['partitions'])} releases of about {data['rows_per_release']} rows; errors are expected absolute ones")
+    if data["charge"] is None:
+        return "\n".join([*lines, f"purpose {data['purpose']}: no privacy claim, nothing to pay"])
+    charge, budget = data["charge"], data["budget"]
+    lines += [data["relation"], data["composition"]]
+    pure = f"; {charge['pure']['epsilon']:g} as pure epsilon" if charge["pure"] else ""
+    lines.append(f"charge of one release: epsilon {charge['epsilon']:.4g} at delta {charge['delta']:g}{pure}")
+    lines.append(
+        f"budget {budget['name']}: spent {budget['spent']:.4g} of epsilon {budget['limit']['epsilon']:g} at delta "
+        f"{budget['limit']['delta']:g}; remaining {budget['remaining']:.4g}; after this run, if all of it is new: "
+        f"{budget['after_run_if_all_new']:.4g}{'' if budget['fits'] else ' (over budget)'}"
+    )
+    if budget["ledger"] != "open":
+        lines.append(f"(ledger: {budget['ledger']})")
+    lines.append("The guarantee is computational: against anyone without the noise key. Not covered: " + "; ".join(data["leaks"]))
+    return "\n".join(lines)
+
+
+def _row(entry: dict[str, Any]) -> tuple[str, ...]:
+    if "mechanism" not in entry:
+        return (entry["column"], entry["treatment"], "", "", "", entry["guarantee"], "", "")
+    categorical = "keep_probability" in entry
+    return (
+        entry["column"],
+        "memoized" if entry["memoized"] else "noise",
+        entry["mechanism"],
+        f"{entry['categories']} categories" if categorical else _number(entry["sensitivity"]),
+        f"true with p={entry['keep_probability']:.3f}" if categorical else _number(entry["scale"]),
+        entry["guarantee"],
+        _number(entry["expected_error_value"]),
+        "" if categorical else _number(entry["expected_error_mean"]),
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

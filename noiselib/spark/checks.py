@@ -1,0 +1,199 @@
+"""Checks on the staged table, by Great Expectations: a suite derived from the plan, and the spec's own checks.
+
+Every derived check is the sum of an indicator column between two whole numbers (rows off the lattice: 0; nulls: as many
+as in the source; values beyond a bound by more than the noise allows: so many), so that one aggregate answers them all.
+Results hold verdicts only, no value. A check that raises or did not run has failed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # read at import: no events leave the machine
+import great_expectations as gx
+import great_expectations.expectations as gxe
+
+from noiselib.law_tests import FALSE_ALARMS, published_limits
+from noiselib.mechanisms import RandomizedResponse
+from noiselib.plan import ColumnPlan, Plan, digest
+from noiselib.publish import Target
+from noiselib.release import Release
+from noiselib.spark import columns as c
+from noiselib.spark.tables import read_directory
+from noiselib.spec import Check
+
+Expectation = Any
+SPEC_CHECKS: dict[str, Callable[..., Expectation]] = {
+    "column_values_between": gxe.ExpectColumnValuesToBeBetween,
+    "column_values_in_set": gxe.ExpectColumnValuesToBeInSet,
+    "column_values_match_regex": gxe.ExpectColumnValuesToMatchRegex,
+    "column_mean_between": gxe.ExpectColumnMeanToBeBetween,
+    "column_min_between": gxe.ExpectColumnMinToBeBetween,
+    "column_max_between": gxe.ExpectColumnMaxToBeBetween,
+    "column_stdev_between": gxe.ExpectColumnStdevToBeBetween,
+    "column_sum_between": gxe.ExpectColumnSumToBeBetween,
+    "table_row_count_between": gxe.ExpectTableRowCountToBeBetween,
+}
+
+
+def check_release(spark: SparkSession, plan: Plan, release: Release, target: Target) -> dict[str, Any]:
+    """Check one staged release: {"success", "content_digest", "checks": [{check, column, severity, success}]}."""
+    staged = target.staged(release.id)
+    if staged is None:
+        return {"success": False, "checks": [_verdict("staged_table_present", None, "error", False)]}
+    try:
+        rows = read_directory(spark, target.data(release.id), plan.partition_types)
+        results = validate(rows, plan, staged)
+        content = content_digest(rows, plan)
+    except Exception as error:  # whatever stops a check is a failed check; its message may hold values
+        logging.getLogger("noiselib").error("check of release %s did not run: %s", release.id[:12], type(error).__name__)
+        return {"success": False, "checks": [_verdict(f"checks_ran ({type(error).__name__})", None, "error", False)]}
+    checks = [*staged["law"], *results]
+    success = bool(results) and all(check["success"] for check in checks if check["severity"] == "error")
+    return {"success": success, "content_digest": content, "checks": checks}
+
+
+def validate(rows: DataFrame, plan: Plan, staged: dict[str, Any]) -> list[dict[str, Any]]:
+    """The verdicts of the derived suite and the spec's own checks on the staged `rows`."""
+    indicators = _indicators(plan, staged)
+    view = rows.select("*", *[test.cast("int").alias(name) for name, test, _, _ in indicators])
+    expectations: list[tuple[str, str | None, str, Expectation]] = [
+        ("row_count", None, "error", gxe.ExpectTableRowCountToEqual(value=staged["rows"])),
+        ("schema", None, "error", gxe.ExpectTableColumnsToMatchSet(column_set=view.columns, exact_match=True)),
+    ]
+    published = {name for name, _ in plan.published}
+    if set(plan.spec.row_key) <= published and len(plan.spec.row_key) > 1:
+        unique = gxe.ExpectCompoundColumnsToBeUnique(column_list=list(plan.spec.row_key))
+        expectations.append(("row_key_unique", ", ".join(plan.spec.row_key), "error", unique))
+    elif set(plan.spec.row_key) <= published:
+        unique = gxe.ExpectColumnValuesToBeUnique(column=plan.spec.row_key[0])
+        expectations.append(("row_key_unique", plan.spec.row_key[0], "error", unique))
+    for name, _, least, most in indicators:
+        column, _, what = name.partition(": ")
+        between = gxe.ExpectColumnSumToBeBetween(column=name, min_value=least, max_value=most)
+        if staged["rows"]:  # a sum over no rows is null
+            expectations.append((what, column, "error", between))
+    for check in plan.spec.checks:
+        expectations.append((check.expect, check.column, check.severity, _spec_check(check)))
+    schema = _verdict("types", None, "error", _types(rows) == dict(plan.published))
+    return [schema, *_run(view, expectations)]
+
+
+def _run(view: DataFrame, expectations: Sequence[tuple[str, str | None, str, Expectation]]) -> list[dict[str, Any]]:
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
+    source = context.data_sources.add_spark("staged", persist=False)
+    batch = source.add_dataframe_asset("table").add_batch_definition_whole_dataframe("release")
+    suite = gx.ExpectationSuite(name="release", expectations=[expectation for *_, expectation in expectations])
+    # BOOLEAN_ONLY: by default a result keeps up to 20 raw values
+    result = batch.get_batch(batch_parameters={"dataframe": view}).validate(suite, result_format="BOOLEAN_ONLY")
+    if len(result.results) != len(expectations):
+        raise RuntimeError(f"{len(result.results)} of {len(expectations)} checks ran")
+    by_id = {outcome.expectation_config.id: bool(outcome.success) for outcome in result.results}
+    return [
+        _verdict(what, column, severity, by_id[stored.id])
+        for (what, column, severity, _), stored in zip(expectations, suite.expectations, strict=True)
+    ]
+
+
+def _indicators(plan: Plan, staged: dict[str, Any]) -> list[tuple[str, Column, int, int]]:
+    """("column: what", condition of a row, least and greatest count) of every derived check."""
+    rows = staged["rows"]
+    limits = {col.name: rows - staged["nulls"][col.name] for col in plan.noised}
+    alpha = FALSE_ALARMS / max(1, 5 * len(plan.noised))
+    found = []
+    for column in plan.noised:
+        value, name = F.col(c.quoted(column.name)), column.name
+        nulls = staged["nulls"][name]
+        found.append((f"{name}: null_pattern", value.isNull(), nulls, nulls))
+        if isinstance(column.mechanism, RandomizedResponse):
+            unknown = value.isNotNull() & ~value.isin(*column.mechanism.categories)
+            found.append((f"{name}: known_categories", unknown, 0, 0))
+            continue
+        point = published_point(column)
+        assert column.lattice is not None
+        found.append((f"{name}: on_lattice", _off_lattice(column, point), 0, 0))
+        if column.memoized and plan.rows_per_unit > 1:
+            continue  # rows of one unit share draws, so counts are not binomial; the law tests allow for that
+        for what, threshold, least, most in published_limits(column, limits[name], alpha):
+            found.append((f"{name}: published_{what}_{threshold}", _beyond(column, point, what, threshold), least, most))
+    return [(name, F.coalesce(test, F.lit(False)), least, most) for name, test, least, most in found]
+
+
+def published_point(column: ColumnPlan) -> Column:
+    """A published number's lattice point, as a double or a bigint."""
+    value, lattice = F.col(c.quoted(column.name)), column.lattice
+    assert lattice is not None
+    if column.type in ("float", "double"):
+        return F.rint(F.when(~F.isnan(value), value.cast("double")) / F.lit(float(lattice.step)))
+    per_step = int(lattice.step / lattice.unit)
+    stored = c.stored_integer(value, column.type)
+    return F.call_function("div", stored, F.lit(per_step).cast("bigint")) if per_step > 1 else stored
+
+
+def _off_lattice(column: ColumnPlan, point: Column) -> Column:
+    value, lattice = F.col(c.quoted(column.name)), column.lattice
+    assert lattice is not None
+    if column.type in ("float", "double"):
+        return (point * F.lit(float(lattice.step))).cast(column.type) != F.when(~F.isnan(value), value)
+    per_step = int(lattice.step / lattice.unit)
+    return point * F.lit(per_step).cast("bigint") != c.stored_integer(value, column.type)
+
+
+def _beyond(column: ColumnPlan, point: Column, what: str, threshold: int) -> Column:
+    assert column.lattice is not None
+    if what == "above":
+        return point > threshold
+    if what == "below":
+        return point < threshold
+    return (point < column.lattice.lower) | (point > column.lattice.upper)
+
+
+def _spec_check(check: Check) -> Expectation:
+    arguments: dict[str, Any] = {}
+    if check.column is not None:
+        arguments["column"] = check.column
+    if check.expect == "column_values_in_set":
+        arguments["value_set"] = check.values
+    elif check.expect == "column_values_match_regex":
+        arguments["regex"] = check.regex
+    else:
+        arguments |= {"min_value": check.min, "max_value": check.max}
+    if check.expect.startswith("column_values"):
+        arguments["mostly"] = check.mostly
+    return SPEC_CHECKS[check.expect](**arguments)
+
+
+def content_digest(rows: DataFrame, plan: Plan) -> str:
+    """A digest of the rows as a multiset: the same however they are split into files or ordered.
+
+    Two 64-bit hashes of each row, summed in halves (so that no sum can overflow) beside the count. It tells two computations
+    of one release apart; it is no defence against somebody who forges data, for which `verify` derives every value again.
+    """
+    values = [_bits(F.col(c.quoted(name)), kind) for name, kind in plan.published]
+    hashes = [F.xxhash64(F.lit(salt), *values) for salt in ("a", "b")]
+    halves = [F.sum(part) for h in hashes for part in (F.shiftright(h, 32), h.bitwiseAND(F.lit(0xFFFFFFFF)))]
+    row = rows.agg(F.count(F.lit(1)), *halves).first()
+    assert row is not None
+    return digest([int(value or 0) for value in row])
+
+
+def _bits(value: Column, kind: str) -> Column:
+    """The value so that hashing tells -0.0 from 0.0, and null from any value."""
+    hashed = F.when(value == 0, value.cast("string")).otherwise(F.hex(F.lit(""))) if kind in ("float", "double") else None
+    return F.struct(value, value.isNull(), hashed) if hashed is not None else F.struct(value, value.isNull())
+
+
+def _types(rows: DataFrame) -> dict[str, str]:
+    names = {"int": "int32", "bigint": "int64", "tinyint": "int8", "smallint": "int16"}
+    return {field.name: names.get(field.dataType.simpleString(), field.dataType.simpleString()) for field in rows.schema}
+
+
+def _verdict(check: str, column: str | None, severity: str, success: bool) -> dict[str, Any]:
+    return {"check": check, "column": column, "severity": severity, "success": success}

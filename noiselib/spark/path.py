@@ -1,0 +1,311 @@
+"""The one path: plan -> reserve -> perturb -> stage -> check -> publish -> commit.
+
+Each step finds its releases anew from spec, snapshot and key, and leaves what it did on disk and in the ledger; so `run`
+walks them in one process, a scheduler walks them as tasks, and a step that was interrupted is simply run again.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from noiselib.accounting import Charge
+from noiselib.errors import ChecksFailed, InputError, NoiselibError
+from noiselib.key import load_key
+from noiselib.ledger import Budget, Holder, Ledger, ReserveResult
+from noiselib.plan import Plan, describe_column, digest, make_plan, relation
+from noiselib.publish import MANIFESTS, Target
+from noiselib.release import SCHEME, Release, make_release, request
+from noiselib.snapshot import TableMetadata, choose_partitions, fingerprint, read_metadata
+from noiselib.spark.checks import check_release
+from noiselib.spark.perturb import Inspection, Job, inspect
+from noiselib.spark.stage import stage
+from noiselib.spec import PipelineSpec, load_spec
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Run:
+    """One pipeline's releases on their way. `status` per release id: what became of it in this process."""
+
+    spec_file: Path
+    spec: PipelineSpec
+    plan: Plan
+    table: TableMetadata
+    target: Target
+    releases: tuple[Release, ...]
+    say: Say
+    reserved: ReserveResult | None = None
+    status: dict[str, str] = field(default_factory=dict)
+    inspections: dict[str, Inspection] = field(default_factory=dict)
+
+    @property
+    def budget(self) -> Budget | None:
+        privacy = self.spec.privacy
+        return Budget(privacy.budget, privacy.limit.epsilon, privacy.limit.delta) if privacy else None
+
+    def open(self) -> list[Release]:
+        """Releases that are not published yet."""
+        return [release for release in self.releases if self.status.get(release.id) not in ("published", "unchanged")]
+
+
+def load_plan(spec_file: Path) -> tuple[PipelineSpec, Plan, TableMetadata]:
+    """Spec, metadata and plan: reads no row, needs no Spark."""
+    spec, positions = load_spec(spec_file)
+    table = read_metadata(spec.source.path, spec.source.partition_by)
+    return spec, make_plan(spec, table, positions), table
+
+
+def prepare(spec_file: Path, wanted: Sequence[dict[str, str]], say: Say, snapshot: str | None = None) -> Run:
+    """Everything known before the first row is read as rows: plan, snapshot, key id, release ids.
+
+    `snapshot` holds the snapshot's identity to a fingerprint taken elsewhere: for tests of equality only.
+    """
+    spec, plan, table = load_plan(spec_file)
+    key_id = load_key(spec.key).id
+    releases = []
+    for partition in choose_partitions(table, wanted):
+        identity = snapshot or fingerprint(table, partition)
+        releases.append(make_release(plan, partition, identity, key_id, table.rows(partition)))
+    target = Target(spec.target.path, len(spec.source.partition_by))
+    target.current()  # a target that is not ours fails here, before anything is spent
+    say(f"plan      {spec.pipeline}: {len(releases)} releases, {len(plan.noised)} noised columns")
+    return Run(spec_file, spec, plan, table, target, tuple(releases), say)
+
+
+@contextmanager
+def reserved(run: Run) -> Iterator[Ledger | None]:
+    """Hold the run's releases: their charge durably in the ledger, their leases ours until the block ends."""
+    budget = run.budget
+    if budget is None or run.spec.ledger is None:  # no privacy claim: nothing to pay
+        for release in run.releases:
+            run.status[release.id] = "unchanged" if run.target.manifest(release.id) else "reserved"
+        yield None
+        return
+    with Ledger.open(run.spec.ledger) as ledger:
+        holder = Holder.current()
+        run.reserved = ledger.reserve(budget, [request(run.plan, release) for release in run.releases], holder)
+        try:
+            for release in run.releases:
+                run.status[release.id] = _state(run, release, run.reserved.states[release.id])
+            run.say(f"reserve   {run.reserved.added:.4g} epsilon added to budget {budget.name}: "
+                    f"{run.reserved.epsilon_after:.4g} of {budget.epsilon:g} at delta {budget.delta:g}")  # fmt: skip
+            yield ledger
+        finally:
+            ledger.free([release.id for release in run.releases], holder)
+
+
+def _state(run: Run, release: Release, before: str | None) -> str:
+    if run.target.manifest(release.id) is not None:
+        return "unchanged" if before == "published" else "staged"  # published, but the ledger was not told
+    return before if before in ("staged",) and run.target.staged(release.id) is not None else "reserved"
+
+
+def perturb(run: Run, ledger: Ledger | None, spark: SparkSession) -> None:
+    """Draw the noise of every release that is not staged yet, in one Spark job, and stage them."""
+    todo = [r for r in run.open() if run.target.staged(r.id) is None and run.target.manifest(r.id) is None]
+    if todo:
+        job = Job(run.plan, run.table, tuple(todo), run.spec.key)
+        try:
+            run.inspections = inspect(spark, job)
+            run.say(f"perturb   {sum(i.rows for i in run.inspections.values())} rows of {len(todo)} releases")
+            stage(spark, job, run.target, run.inspections)
+        except InputError:
+            _give_back(run, ledger, todo)
+            raise
+    for release in run.open():
+        if ledger is not None and _ledger_state(ledger, release) != "published":
+            ledger.advance(release.id, "staged")
+        run.status[release.id] = "staged"
+    run.say(f"stage     {len(todo)} releases staged, {len(run.releases) - len(todo)} were there")
+
+
+def _give_back(run: Run, ledger: Ledger | None, releases: Sequence[Release]) -> None:
+    """The input is unusable and no noise has left staging: what this run reserved for it is freed."""
+    for release in releases:
+        run.target.discard(release.id)
+        run.status[release.id] = "abandoned"
+        if ledger is not None and _ledger_state(ledger, release) in ("reserved", "staged"):
+            ledger.abandon(release.id, {"reason": "input"})
+
+
+def check(run: Run, ledger: Ledger | None, spark: SparkSession) -> None:
+    """Check every staged release. A failed one is quarantined, and then nothing of this run is published."""
+    failed = []
+    for release in run.open():
+        if run.target.manifest(release.id) is not None:
+            continue
+        _must_be_staged(run, release)
+        result = {**check_release(spark, run.plan, release, run.target), "suite": _suite(run)}
+        for verdict in result["checks"]:
+            if not verdict["success"]:
+                what = f"{verdict['check']}{' of ' + verdict['column'] if verdict['column'] else ''}"
+                run.say(f"check     {verdict['severity']}: {release.partition_text} {what} failed")
+        if result["success"]:
+            run.target.record_checks(release.id, result)
+            run.status[release.id] = "checked"
+        else:
+            failed.append((release, result))
+    for release, result in failed:
+        _quarantine(run, ledger, release, result)
+    if failed:
+        named = [f"{r.partition_text or r.pipeline}: {', '.join(_failures(result))}" for r, result in failed]
+        raise ChecksFailed("checks failed, nothing is published:\n" + "\n".join(named))
+    run.say(f"check     {len(run.releases)} releases passed")
+
+
+def _suite(run: Run) -> str:
+    """Which checks a verdict is about: the spec's own may change without a new release, and must then run again."""
+    return digest([check.model_dump() for check in run.spec.checks])
+
+
+def _failures(result: dict[str, Any]) -> list[str]:
+    wrong = [v for v in result["checks"] if not v["success"] and v["severity"] == "error"]
+    return [f"{v['check']}{' of ' + v['column'] if v['column'] else ''}" for v in wrong] or ["no check ran"]
+
+
+def _quarantine(run: Run, ledger: Ledger | None, release: Release, result: dict[str, Any]) -> None:
+    if run.target.staging(release.id).exists():
+        run.target.record_checks(release.id, result)
+        run.target.quarantine(release.id)
+    run.status[release.id] = "quarantined"
+    if ledger is not None:
+        ledger.advance(release.id, "quarantined", {"failed": _failures(result)})
+
+
+def publish(run: Run, ledger: Ledger | None) -> None:
+    """Make every checked release current in one atomic step, then commit the charges."""
+    ready = [release for release in run.open() if run.target.manifest(release.id) is None]
+    for release in ready:
+        _must_be_staged(run, release)
+        result = run.target.checks(release.id)
+        if result is None or not result["success"] or result["suite"] != _suite(run):
+            raise NoiselibError(f"release {release.id[:12]} ({release.partition_text}): not checked; expected a passed check first")
+    manifests = {release.id: make_manifest(run, release) for release in ready}
+    for release in ready:
+        if ledger is not None and _ledger_state(ledger, release) != "published":
+            ledger.begin_publish(release.id)
+    if ready:
+        run.target.publish(ready, manifests)
+    for release in run.open():
+        if ledger is not None:
+            ledger.advance(release.id, "published")
+        run.target.discard(release.id)
+        run.status[release.id] = "published"
+    run.say(f"publish   {len(ready)} releases to {run.target.path}, {len(run.releases) - len(ready)} unchanged")
+
+
+def _must_be_staged(run: Run, release: Release) -> None:
+    if run.target.staged(release.id) is None:
+        raise NoiselibError(
+            f"release {release.id[:12]} ({release.partition_text or 'whole table'}): not staged for this snapshot; expected perturb first"
+        )
+
+
+def _ledger_state(ledger: Ledger, release: Release) -> str | None:
+    known = ledger.release(release.id)
+    return known.state if known else None
+
+
+def make_manifest(run: Run, release: Release) -> dict[str, Any]:
+    """What is published beside the data: everything a reader may know of the release, nothing the operator alone may."""
+    staged, checks = run.target.staged(release.id), run.target.checks(release.id)
+    assert staged is not None and checks is not None
+    private = run.spec.privacy is not None
+    return {
+        "release_id": release.id,
+        "pipeline": release.pipeline,
+        "partition": release.partition_text,
+        "purpose": run.spec.purpose,
+        "snapshot": release.snapshot,
+        "key_id": release.key_id,
+        "rows": staged["rows"],
+        "content_digest": checks["content_digest"],
+        "columns": [describe_column(column, staged["rows"]) for column in run.plan.columns],
+        "relation": relation(run.plan) if private else None,
+        "assumptions": ASSUMPTIONS if private else None,
+        "charge": charge_of(run),
+        "checks": checks["checks"],
+        "published": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+    }
+
+
+ASSUMPTIONS = [
+    "The guarantee is computational: it holds against anyone without the noise key.",
+    "Row counts, null patterns, kept columns and pseudonyms are released as they are and are not protected.",
+]
+
+
+def charge_of(run: Run) -> dict[str, Any] | None:
+    """One release's own charge per privacy unit, memoized columns included, with its mechanism events."""
+    budget = run.budget
+    if budget is None:
+        return None
+    charge = sum((memo for _, memo in run.plan.memos), run.plan.charge)
+    return {**epsilon_delta(charge, budget), "budget": budget.name, "events": charge.to_json()}
+
+
+def epsilon_delta(charge: Charge, budget: Budget) -> dict[str, float]:
+    """A charge as (epsilon, delta), at the delta of the budget that pays."""
+    return {"epsilon": charge.epsilon(budget.delta), "delta": budget.delta if charge else 0.0}
+
+
+def versions() -> dict[str, str]:
+    """Of everything that could matter to whoever computes the release again."""
+    names = ("noiselib", "numpy", "pandas", "pyarrow", "pyspark", "cryptography", "dp-accounting", "great-expectations")
+    return {"scheme": str(SCHEME), "python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def walk(run: Run, spark: Callable[[], SparkSession]) -> None:
+    """The whole path. A release that is published is not computed again; Spark starts only if there is work."""
+    with reserved(run) as ledger:
+        if not run.open():
+            run.say(f"publish   nothing to do: {len(run.releases)} releases unchanged")
+            return
+        perturb(run, ledger, spark())
+        check(run, ledger, spark())
+        publish(run, ledger)
+
+
+def results(run: Run, status: str, began: float) -> dict[str, Any]:
+    """What `noiselib run --json` prints and `run_results.json` holds. `charge` is what this run added to the account."""
+    entries = [_release_result(run, release) for release in run.releases]
+    budget = run.budget
+    added = run.reserved.added if run.reserved and status != "failed" else 0.0
+    return {
+        "status": status,
+        "pipeline": run.spec.pipeline,
+        "rows_in": sum(release.rows_expected for release in run.releases),
+        "rows_out": sum(entry["rows"] or 0 for entry in entries),
+        "charge": {"epsilon": added, "delta": budget.delta if budget and added else 0.0},
+        "target": str(run.target.path),
+        "manifest": str(run.target.path / MANIFESTS),
+        "seconds": round(time.monotonic() - began, 3),
+        "releases": entries,
+    }
+
+
+def _release_result(run: Run, release: Release) -> dict[str, Any]:
+    manifest, staged = run.target.manifest(release.id), run.target.staged(release.id)
+    rows = (manifest or staged or {}).get("rows")
+    new = run.reserved is not None and run.reserved.states.get(release.id) in (None, "abandoned")
+    entry = {
+        "release_id": release.id,
+        "partition": release.partition_text,
+        "status": run.status.get(release.id, "planned"),
+        "rows": rows,
+        "charge": charge_of(run) if new else {"epsilon": 0.0, "delta": 0.0},
+    }
+    found = run.inspections.get(release.id)
+    return entry | ({"rows_in": found.rows_in, "adjusted": found.adjusted} if found else {})

@@ -1,0 +1,37 @@
+"""Reading tables into Spark: exactly the files named, the partition columns with the types we gave them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import types as T
+
+PARTITION_TYPES = {"int32": T.IntegerType(), "int64": T.LongType(), "string": T.StringType()}
+
+
+def table_schema(spark: SparkSession, file: str, partition_types: Sequence[tuple[str, str]]) -> T.StructType:
+    """The columns of a Parquet file of the table, then the partition columns. Reads one footer."""
+    fields = spark.read.parquet(file).schema.fields
+    return T.StructType([*fields, *(T.StructField(name, PARTITION_TYPES[kind]) for name, kind in partition_types)])
+
+
+def read_files(spark: SparkSession, schema: T.StructType, root: str, files: Sequence[str]) -> DataFrame:
+    """The rows of `files`, which lie below `root`. A file is read as it is listed, no directory is looked into."""
+    if not files:
+        return spark.createDataFrame([], schema)
+    reader = spark.read.schema(schema)
+    return (reader.option("basePath", root) if files != [root] else reader).parquet(*files)
+
+
+def read_directory(spark: SparkSession, root: Path, partition_types: Sequence[tuple[str, str]]) -> DataFrame:
+    """The table that lies at `root`: staged or published data of ours. Raises FileNotFoundError if it has no file."""
+    files = sorted(str(file) for file in root.rglob("*.parquet") if not _hidden(file.relative_to(root)))
+    if not files:
+        raise FileNotFoundError(str(root))
+    return read_files(spark, table_schema(spark, files[0], partition_types), str(root), files)
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(("_", ".")) for part in path.parts)

@@ -1,0 +1,427 @@
+"""The spec: one YAML file, one pipeline. Parsed into frozen models, every problem at once, each with file:line.
+
+YAML is read as plain data: no tags, no anchors, no duplicate keys. What can be judged without looking at the source
+table is judged here; what needs its schema (unnamed columns, types) is judged by the plan.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+
+from noiselib.errors import SpecError
+
+MAX_BYTES = 1_000_000
+NAME = r"^[a-z][a-z0-9_]{0,62}$"
+Number = int | float
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Epsilon = Annotated[float, Field(gt=0, le=50, allow_inf_nan=False)]
+Delta = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+Names = Annotated[list[str], Field(min_length=1)]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Table(Model):
+    """Where a table lies. A path is relative to the working directory."""
+
+    path: Annotated[str, Field(min_length=1, max_length=4096)]
+    format: Literal["parquet"] = "parquet"
+    partition_by: list[str] = []
+
+
+class Target(Model):
+    path: Annotated[str, Field(min_length=1, max_length=4096)]
+    format: Literal["parquet"] = "parquet"
+
+
+class Entity(Model):
+    """A privacy unit of several rows: at most `max_rows` of them enter one release."""
+
+    entity: Names
+    max_rows: Annotated[int, Field(ge=1)]
+    on_null_entity: Literal["drop", "fail", "own_unit"] = "fail"
+
+
+class Limit(Model):
+    epsilon: Positive
+    delta: Delta
+
+
+class Privacy(Model):
+    unit: Literal["row"] | Entity = "row"
+    budget: Annotated[str, Field(pattern=NAME)]
+    limit: Limit
+    partitions: Literal["sequential", "disjoint"] = "sequential"
+    memoize: list[str] = []
+
+
+class Keep(Model):
+    """Released as it is."""
+
+    keep: Literal["public"]
+
+
+class Drop(Model):
+    """Not released."""
+
+    drop: Literal[True]
+
+
+class Pseudonymize(Model):
+    """A keyed pseudonym, stable within the pipeline. Not counted as protection."""
+
+    pseudonymize: Literal[True]
+
+
+class Noised(Model):
+    """What every mechanism's column may declare about values that have no number."""
+
+    on_null: Literal["keep", "fail"] = "fail"
+
+
+class Additive(Noised):
+    on_nan: Literal["fail", "keep", "null"] = "fail"
+    on_infinite: Literal["fail", "clip", "null"] = "fail"
+    bounds: tuple[Number, Number] | None = None
+    protect_distance: Positive | None = None
+    granularity: Positive | None = None
+    scale: Positive | None = None
+    epsilon: Epsilon | None = None
+
+    @model_validator(mode="after")
+    def _bounds_are_ordered(self) -> Additive:
+        if self.bounds is not None:
+            low, high = self.bounds
+            if not (abs(low) < 1e300 and abs(high) < 1e300 and low < high):
+                raise ValueError(f"bounds {list(self.bounds)}: expected two finite numbers, the lower first")
+        return self
+
+
+class Laplace(Additive):
+    mechanism: Literal["laplace"]
+
+
+class DiscreteLaplace(Additive):
+    mechanism: Literal["discrete_laplace"]
+
+
+class Gaussian(Additive):
+    mechanism: Literal["gaussian"]
+    delta: Delta | None = None
+
+
+class DiscreteGaussian(Additive):
+    mechanism: Literal["discrete_gaussian"]
+    delta: Delta | None = None
+
+
+class Uniform(Additive):
+    """Uniform noise on [-scale, scale]. It gives no guarantee."""
+
+    mechanism: Literal["uniform"]
+
+
+class RandomizedResponse(Noised):
+    mechanism: Literal["randomized_response"]
+    epsilon: Epsilon
+    categories: Annotated[str, Field(pattern="^file:.+")] | list[str | bool | int] | None = None
+    on_unknown: Literal["fail", "null"] = "fail"
+
+
+MECHANISM_SPECS = (Laplace, DiscreteLaplace, Gaussian, DiscreteGaussian, Uniform, RandomizedResponse)
+MECHANISMS = tuple(str(m.model_fields["mechanism"].annotation.__args__[0]) for m in MECHANISM_SPECS)  # type: ignore[union-attr]
+TREATMENTS = ("keep", "drop", "pseudonymize", "mechanism")
+
+
+def _treatment(value: Any) -> str | None:
+    """The model a column's mapping asks for: exactly one of the treatments' keys."""
+    if not isinstance(value, dict):
+        return getattr(value, "mechanism", None)
+    named = [key for key in TREATMENTS if key in value]
+    if len(named) != 1:
+        return None
+    return str(value["mechanism"]) if named == ["mechanism"] else named[0]
+
+
+ColumnSpec = Annotated[
+    Annotated[Keep, Tag("keep")]
+    | Annotated[Drop, Tag("drop")]
+    | Annotated[Pseudonymize, Tag("pseudonymize")]
+    | Annotated[Laplace, Tag("laplace")]
+    | Annotated[DiscreteLaplace, Tag("discrete_laplace")]
+    | Annotated[Gaussian, Tag("gaussian")]
+    | Annotated[DiscreteGaussian, Tag("discrete_gaussian")]
+    | Annotated[Uniform, Tag("uniform")]
+    | Annotated[RandomizedResponse, Tag("randomized_response")],
+    Discriminator(
+        _treatment,
+        custom_error_type="treatment",
+        custom_error_message="expected exactly one of keep: public, drop: true, pseudonymize: true, mechanism: "
+        + " | ".join(MECHANISMS),
+    ),
+]
+
+
+class Check(Model):
+    """A data-quality check of the user's own, beside those derived from the plan."""
+
+    expect: Literal[
+        "column_values_between",
+        "column_values_in_set",
+        "column_values_match_regex",
+        "column_mean_between",
+        "column_min_between",
+        "column_max_between",
+        "column_stdev_between",
+        "column_sum_between",
+        "table_row_count_between",
+    ]
+    column: str | None = None
+    min: Number | None = None
+    max: Number | None = None
+    values: list[str | int | float | bool] | None = None
+    regex: str | None = None
+    mostly: Annotated[float, Field(gt=0, le=1)] = 1.0
+    severity: Literal["error", "warn"] = "error"
+
+    @model_validator(mode="after")
+    def _has_its_arguments(self) -> Check:
+        if (self.column is None) != (self.expect == "table_row_count_between"):
+            raise ValueError(f"check {self.expect}: a column is named by every check but table_row_count_between")
+        needed = {"column_values_in_set": self.values, "column_values_match_regex": self.regex}
+        if self.expect in needed:
+            if needed[self.expect] is None:
+                raise ValueError(f"check {self.expect}: expected {'values' if 'set' in self.expect else 'regex'}")
+        elif self.min is None and self.max is None:
+            raise ValueError(f"check {self.expect}: expected min, max or both")
+        return self
+
+
+class PipelineSpec(Model):
+    """One pipeline: what is read, what becomes of each column, what it may cost, where it goes."""
+
+    version: Literal[1]
+    pipeline: Annotated[str, Field(pattern=NAME)]
+    purpose: Literal["privacy", "augmentation", "robustness", "dither"]
+    source: Table
+    target: Target
+    row_key: Names
+    privacy: Privacy | None = None
+    columns: Annotated[dict[str, ColumnSpec], Field(min_length=1)]
+    checks: list[Check] = []
+    key: Annotated[str, Field(pattern="^(file|env):.+")]
+    ledger: Annotated[str, Field(pattern=r"^(sqlite:///|postgresql\+psycopg://).+")] | None = None
+
+    @property
+    def entity(self) -> Entity | None:
+        return self.privacy.unit if self.privacy and isinstance(self.privacy.unit, Entity) else None
+
+    @property
+    def memoized(self) -> tuple[str, ...]:
+        return tuple(self.privacy.memoize) if self.privacy else ()
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where each part of a spec stands: path of keys -> line."""
+
+    file: str
+    lines: dict[tuple[str | int, ...], int]
+
+    def where(self, *path: str | int) -> str:
+        """`file:line` of the deepest part of `path` that the file holds."""
+        for length in range(len(path), -1, -1):
+            if path[:length] in self.lines:
+                return f"{self.file}:{self.lines[path[:length]]}"
+        return f"{self.file}:1"
+
+
+def load_spec(path: Path) -> tuple[PipelineSpec, Positions]:
+    """Parse the spec at `path`. Raises SpecError naming every problem, each as `file:line: what`."""
+    data, positions = _read_yaml(path)
+    try:
+        spec = PipelineSpec.model_validate(data)
+    except ValidationError as error:
+        raise SpecError("\n".join(dict.fromkeys(_describe(error, data, positions)))) from None
+    problems = [f"{positions.where(*where)}: {what}" for where, what in _contradictions(spec)]
+    if problems:
+        raise SpecError("\n".join(problems))
+    return spec, positions
+
+
+def _contradictions(spec: PipelineSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """What each part allows by itself but the whole does not."""
+    named = spec.columns
+    references = [(("row_key",), spec.row_key), (("source", "partition_by"), spec.source.partition_by)]
+    if spec.entity:
+        references.append((("privacy", "unit", "entity"), spec.entity.entity))
+    references.append((("privacy", "memoize"), list(spec.memoized)))
+    for where, names in references:
+        for name in names:
+            if name not in named:
+                yield where, f"column {name!r} is not among columns: expected one of {', '.join(named)}"
+        for name in sorted({n for n in names if names.count(n) > 1}):
+            yield where, f"column {name!r} is named twice"
+    for name in spec.source.partition_by:
+        if name in named and not isinstance(named[name], Keep):
+            yield ("columns", name), f"partition column {name!r} shows in the published paths: expected keep: public"
+    for name in spec.memoized:
+        if name in named and not isinstance(named[name], Noised):
+            yield ("privacy", "memoize"), f"column {name!r} has no mechanism: nothing to memoize"
+    for name, column in named.items():
+        for what in _column_contradictions(spec, column):
+            yield ("columns", name), f"column {name!r}: {what}"
+    for index, check in enumerate(spec.checks):
+        if check.column is not None and isinstance(named.get(check.column), Drop | None):
+            yield ("checks", index), f"check of column {check.column!r}: it is not among the published columns"
+    yield from _purpose_contradictions(spec)
+
+
+def _purpose_contradictions(spec: PipelineSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if spec.purpose == "privacy":
+        if spec.privacy is None:
+            yield ("purpose",), "purpose privacy: expected a privacy section with unit, budget and limit"
+        if spec.ledger is None:
+            yield ("purpose",), "purpose privacy: expected a ledger (sqlite:///PATH or postgresql+psycopg://...)"
+        if not any(isinstance(column, Noised) for column in spec.columns.values()):
+            yield ("columns",), "no column has a mechanism: the release would have no noise at all"
+    elif spec.privacy is not None:
+        yield ("privacy",), f"purpose {spec.purpose} makes no privacy claim: remove the privacy section"
+
+
+def _column_contradictions(spec: PipelineSpec, column: Any) -> Iterator[str]:
+    if not isinstance(column, Additive):
+        return
+    private = spec.purpose == "privacy"
+    name = column.mechanism  # type: ignore[attr-defined]
+    if isinstance(column, Uniform) and private:
+        yield "uniform noise gives no guarantee: refused under purpose privacy"
+        return
+    if private:
+        if column.epsilon is None:
+            yield f"{name} without epsilon: expected epsilon: a number above 0"
+        if column.scale is not None:
+            yield f"scale {column.scale}: under purpose privacy the scale follows from epsilon and the bounds"
+        if (column.bounds is None) == (column.protect_distance is None):
+            yield f"{name}: expected either bounds: [lower, upper] or protect_distance: a distance, declared, not read from data"
+        needs_delta = isinstance(column, Gaussian | DiscreteGaussian)
+        if needs_delta and column.delta is None:
+            yield f"{name} without delta: expected delta: a number between 0 and 1"
+    else:
+        if column.scale is None:
+            yield f"{name}: under purpose {spec.purpose} expected scale: a number above 0, in the column's unit"
+        if column.epsilon is not None or column.protect_distance is not None or getattr(column, "delta", None) is not None:
+            yield f"purpose {spec.purpose} makes no privacy claim: remove epsilon, delta and protect_distance"
+
+
+# ---- YAML as plain data, with positions ------------------------------------------------------------------------------
+
+
+def _read_yaml(path: Path) -> tuple[Any, Positions]:
+    try:
+        raw = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read ({error.strerror})") from None
+    if raw is None:
+        raise SpecError(f"{path}:1: larger than {MAX_BYTES} bytes: not a spec")
+    try:
+        root = yaml.compose(raw.decode("utf-8"), Loader=_PlainLoader)
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path}:1: not UTF-8 text (byte {error.start})") from None
+    except RecursionError:
+        raise SpecError(f"{path}:1: nested too deeply") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else 1
+        raise SpecError(f"{path}:{line}: not valid YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None
+    lines: dict[tuple[str | int, ...], int] = {}
+    problems: list[tuple[int, str]] = []
+    data = _plain(root, (), lines, problems) if root is not None else None
+    if not isinstance(data, dict):
+        problems.append((1, "expected a mapping of the spec's names"))
+    if problems:
+        raise SpecError("\n".join(f"{path}:{line}: {what}" for line, what in sorted(problems)))
+    return data, Positions(str(path), lines)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """SafeLoader without anchors: an alias could make a small file unfold into a huge one."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise yaml.composer.ComposerError(None, None, "anchors and aliases are not allowed", event.start_mark)
+        if len(self.indents) > 50 or self.flow_level > 50:
+            raise yaml.composer.ComposerError(None, None, "nested too deeply", event.start_mark)
+        return super().compose_node(parent, index)
+
+
+_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq", "timestamp")}
+
+
+def _plain(node: Any, path: tuple[str | int, ...], lines: dict, problems: list[tuple[int, str]]) -> Any:
+    """The node as plain Python data; records each part's line, and what plain data may not hold."""
+    line = node.start_mark.line + 1
+    lines.setdefault(path, line)
+    if node.tag not in _TAGS:
+        problems.append((line, f"YAML tag {node.tag!r} is not allowed"))
+        return None
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item, (*path, index), lines, problems) for index, item in enumerate(node.value)]
+    if isinstance(node, yaml.MappingNode):
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            if key in result:
+                problems.append((key_node.start_mark.line + 1, f"key {key!r} stands twice in one mapping"))
+            lines[(*path, key)] = key_node.start_mark.line + 1
+            result[key] = _plain(value_node, (*path, key), lines, problems)
+        return result
+    if node.tag.endswith(":timestamp"):
+        return node.value
+    try:
+        value = yaml.SafeLoader("").construct_object(node, deep=True)
+    except (ValueError, OverflowError, yaml.YAMLError):
+        problems.append((line, f"value {str(node.value)[:60]!r} cannot be read as {node.tag.rsplit(':', 1)[1]}"))
+        return None
+    return value
+
+
+def _describe(error: ValidationError, data: Any, positions: Positions) -> Iterator[str]:
+    """pydantic's findings as `file:line: what, value, expected`."""
+    for finding in error.errors(include_url=False, include_context=False):
+        path = _path_in_file(finding["loc"], data, finding["type"] == "missing")
+        name = ".".join(str(part) for part in path) or "spec"
+        message = re.sub(r"^Value error, ", "", finding["msg"])
+        if finding["type"] == "missing":
+            yield f"{positions.where(*path)}: {name}: missing: expected a value"
+        elif finding["type"] == "extra_forbidden":
+            yield f"{positions.where(*path)}: {name}: unknown key"
+        else:
+            shown = repr(finding["input"])
+            value = f" is {shown}" if len(shown) <= 60 else ""
+            yield f"{positions.where(*path)}: {name}{value}: {message[0].lower()}{message[1:]}"
+
+
+def _path_in_file(loc: tuple[str | int, ...], data: Any, missing: bool) -> tuple[str | int, ...]:
+    """`loc` without the parts pydantic adds for the branches of a union; a last key that is missing stays."""
+    path: list[str | int] = []
+    for position, part in enumerate(loc):
+        if isinstance(data, dict) and part in data:
+            path.append(part)
+            data = data[part]  # type: ignore[index]
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            path.append(part)
+            data = data[part]
+        elif missing and position == len(loc) - 1:
+            path.append(part)
+    return tuple(path)
