@@ -424,7 +424,7 @@ class Ledger:
         another charge. Nothing is written then.
         """
         _check_distinct(requests)
-        self.remaining_after(budget, requests)  # composes outside the lock; within it, the results are cached
+        self._compose_ahead(budget, requests)
         with self._transaction(write=True) as connection:
             self._lock_budget(connection, budget)
             known = self._find(connection, [request.release_id for request in requests])
@@ -446,7 +446,8 @@ class Ledger:
         """What `reserve` would do to the account; writes nothing. For no ledger yet, see `preview`."""
         with self._transaction() as connection:
             _check_limit(connection, budget)
-            return preview(budget, requests, self._account(connection, budget.name))
+            account = self._account(connection, budget.name)
+        return preview(budget, requests, account)  # takes its time, so not while a read lock keeps writers waiting
 
     # -- working on a release
 
@@ -527,7 +528,8 @@ class Ledger:
         """Limit, spending and number of releases by state, of one budget or of all, by name."""
         with self._transaction() as connection:
             rows = connection.execute(sa.select(_budgets).where(*_equal(_budgets, name=budget)).order_by("name")).all()
-            return [self._status(connection, row) for row in rows]
+            found = [(row, self._account(connection, row.name), self._counts(connection, row.name)) for row in rows]
+        return [self._status(*each) for each in found]
 
     def history(self, budget: str | None = None, release_id: str | None = None) -> list[HistoryEntry]:
         """What happened, oldest first."""
@@ -541,6 +543,13 @@ class Ledger:
                 ]
 
     # -- within a transaction
+
+    def _compose_ahead(self, budget: Budget, requests: Sequence[ReleaseRequest]) -> None:
+        """Fill the caches of accounting before the write lock is taken, so that it is held for milliseconds."""
+        if self.remaining_after(budget, requests).epsilon_before == 0:
+            # A lone event is not composed at all; by the time the lock is ours it may not be alone.
+            for charge in worst_charges(requests):
+                charge.times(2).epsilon(budget.delta)
 
     @contextmanager
     def _transaction(self, write: bool = False) -> Iterator[Connection]:
@@ -626,15 +635,16 @@ class Ledger:
         rows = connection.execute(sa.select(_releases).where(*counts)).all()
         return [self._release(row).request for row in rows]
 
-    def _status(self, connection: Connection, row: Row[Any]) -> BudgetStatus:
+    def _counts(self, connection: Connection, budget: str) -> dict[str, int]:
+        by_state = sa.select(_releases.c.state, sa.func.count().label("n")).where(_releases.c.budget == budget)
+        found = {row.state: row.n for row in connection.execute(by_state.group_by(_releases.c.state))}
+        return {state: found.get(state, 0) for state in STATES}
+
+    def _status(self, row: Row[Any], account: list[ReleaseRequest], counts: dict[str, int]) -> BudgetStatus:
         with self._readable(f"budget {row.name}"):
             budget = Budget(row.name, row.epsilon, row.delta)
-        account = self._account(connection, budget.name)
-        by_state = sa.select(_releases.c.state, sa.func.count().label("n")).where(_releases.c.budget == budget.name)
-        found = {each.state: each.n for each in connection.execute(by_state.group_by(_releases.c.state))}
         outcome = preview(budget, (), account)
         slack = max(charge.slack for charge in worst_charges(account))
-        counts = {state: found.get(state, 0) for state in STATES}
         return BudgetStatus(budget, row.created, outcome.epsilon_before, slack, outcome.remaining, counts)
 
     def _select(self, *where: Any) -> list[Release]:
