@@ -129,7 +129,9 @@ def _step(arguments: argparse.Namespace, step: Callable[[Run, Callable[[], Any]]
 
 def _print_outcome(outcome: dict[str, Any]) -> None:
     charge = outcome["charge"]
-    print(f"{outcome['pipeline']}: {outcome['status']}, {outcome['rows_out']} rows in {len(outcome['releases'])} releases")
+    print(
+        f"{outcome['pipeline']}: {outcome['status']}, {outcome['rows_out']} rows in {len(outcome['releases'])} releases"
+    )
     print(f"charge added: epsilon {charge['epsilon']:.4g} at delta {charge['delta']:g}")
     print(f"target: {outcome['target']}")
 
@@ -170,7 +172,9 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _calibrate(arguments: argparse.Namespace) -> int:
     from noiselib.report.calibration import calibrate
 
-    answer = calibrate(arguments.mechanism, arguments.epsilon, arguments.delta, arguments.sensitivity, arguments.granularity)
+    answer = calibrate(
+        arguments.mechanism, arguments.epsilon, arguments.delta, arguments.sensitivity, arguments.granularity
+    )
     print(json.dumps(answer) if arguments.json else "\n".join(f"{name:12} {value}" for name, value in answer.items()))
     return 0
 
@@ -292,7 +296,9 @@ def _parser() -> argparse.ArgumentParser:
         _add_selection(step)
         step.add_argument("--master", help="Spark master, where not run by spark-submit (default: local[*])")
         step.add_argument("--spark-conf", type=Path, help="Spark settings, in the form of spark-defaults.conf")
-        step.add_argument("--results", type=Path, default=Path("run_results.json"), help="where run results are written")
+        step.add_argument(
+            "--results", type=Path, default=Path("run_results.json"), help="where run results are written"
+        )
         step.set_defaults(command=command)
     plan = commands.add_parser("plan", help="what a run would do and cost; reads no rows, spends nothing")
     _add_selection(plan)
@@ -303,7 +309,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pipeline", metavar="PIPELINE", help="a spec's path, or its name in conf/pipelines")
-    parser.add_argument("--partition", action="append", default=[], metavar="K=V", help="only this partition; may be repeated")
+    parser.add_argument(
+        "--partition", action="append", default=[], metavar="K=V", help="only this partition; may be repeated"
+    )
     parser.add_argument("--json", action="store_true", help="the answer as JSON on stdout")
 
 
@@ -313,7 +321,9 @@ def _add_tools(commands: Any) -> None:
     calibrate.add_argument("--epsilon", type=float, required=True)
     calibrate.add_argument("--delta", type=float)
     calibrate.add_argument("--sensitivity", type=float, required=True)
-    calibrate.add_argument("--granularity", type=float, help="the lattice's step (default: fine against the scale, or 1)")
+    calibrate.add_argument(
+        "--granularity", type=float, help="the lattice's step (default: fine against the scale, or 1)"
+    )
     calibrate.add_argument("--json", action="store_true")
     calibrate.set_defaults(command=_calibrate)
     ledger = commands.add_parser("ledger", help="the account that pays")

@@ -68,9 +68,10 @@ class ColumnPlan:
     def guarantee(self) -> str:
         """For people, of one value. Empty where nothing is claimed."""
         if self.mechanism is None or self.mechanism.event() is None:
-            return {"keep": "public: released as it is", "pseudonymize": "keyed pseudonym: not counted as protection"}.get(
-                self.treatment, ""
-            )
+            return {
+                "keep": "public: released as it is",
+                "pseudonymize": "keyed pseudonym: not counted as protection",
+            }.get(self.treatment, "")
         delta = getattr(self.mechanism, "delta", None)
         amount = f"({self.mechanism.epsilon:g}, {delta:g})-DP" if delta else f"{self.mechanism.epsilon:g}-DP"
         if isinstance(self.declared, s.Additive) and self.declared.protect_distance is not None:
@@ -200,7 +201,9 @@ def _plan_additive(private: bool, kind: str, declared: Any) -> tuple[Mechanism, 
     calibrated = mechanism.calibrate(sensitivity, step, declared.epsilon, delta)
     event = calibrated.event()
     if delta is not None and event is not None and event.slack > delta * 1e-3:
-        raise ValueError(f"delta {delta:g}: expected at least {event.slack * 1e3:.1g}, since the sampler itself takes {event.slack:.1g}")
+        raise ValueError(
+            f"delta {delta:g}: expected at least {event.slack * 1e3:.1g}, since the sampler itself takes {event.slack:.1g}"
+        )
     _check_room(kind, calibrated, lattice, declared)
     return calibrated, lattice
 
@@ -235,7 +238,11 @@ def _step(unit: Fraction | None, mechanism: type[Mechanism], declared: Any) -> F
         raise ValueError(f"{mechanism.name} on a float column: expected granularity: the lattice's step")
     if declared.scale is not None:
         return default_step(exact(declared.scale))
-    width = exact(declared.protect_distance) if declared.bounds is None else exact(declared.bounds[1]) - exact(declared.bounds[0])
+    width = (
+        exact(declared.protect_distance)
+        if declared.bounds is None
+        else exact(declared.bounds[1]) - exact(declared.bounds[0])
+    )
     return default_step(mechanism.scale_for(width, declared.epsilon, getattr(declared, "delta", None)))
 
 
@@ -280,7 +287,9 @@ def _check_room(kind: str, mechanism: Mechanism, lattice: Lattice, declared: Any
     span = max(lattice.upper, -lattice.lower) if declared.bounds is not None else 0
     if span + room > lattice.ceiling:
         scale = float(mechanism.scale * mechanism.step)
-        raise ValueError(f"noise of scale {scale:g} does not fit type {kind}: expected a wider type, a larger epsilon or tighter bounds")
+        raise ValueError(
+            f"noise of scale {scale:g} does not fit type {kind}: expected a wider type, a larger epsilon or tighter bounds"
+        )
 
 
 # ---- categories ------------------------------------------------------------------------------------------------------
@@ -297,9 +306,13 @@ def _categories(declared: s.RandomizedResponse, kind: str) -> tuple[str | bool |
     else:
         given = declared.categories
     if given is None:
-        raise ValueError("randomized_response: expected categories: a list, or file:PATH with one a line; never read from the data")
+        raise ValueError(
+            "randomized_response: expected categories: a list, or file:PATH with one a line; never read from the data"
+        )
     if len(given) < 2 or len(given) > 8192 or len(set(given)) != len(given):
-        raise ValueError(f"categories: {len(given)} given, {len(set(given))} distinct; expected 2 to 8192 distinct ones")
+        raise ValueError(
+            f"categories: {len(given)} given, {len(set(given))} distinct; expected 2 to 8192 distinct ones"
+        )
     odd = [value for value in given if type(value) is not CATEGORY_TYPES[kind]]
     if odd:
         raise ValueError(f"category {odd[0]!r}: expected a value of type {kind}")
@@ -316,7 +329,9 @@ def _category_file(path: Path, kind: str) -> list[Any]:
         try:
             return [int(value) for value in values]
         except ValueError:
-            raise ValueError(f"categories file {path}: expected one whole number a line for a column of type {kind}") from None
+            raise ValueError(
+                f"categories file {path}: expected one whole number a line for a column of type {kind}"
+            ) from None
     return values
 
 
@@ -345,7 +360,11 @@ def canonical_column(column: ColumnPlan) -> dict[str, Any]:
     policies = {k: v for k, v in column.declared.model_dump().items() if k.startswith("on_")}
     result = {"mechanism": column.mechanism.name, "memoized": column.memoized, **policies}
     if isinstance(column.mechanism, RandomizedResponse):
-        return {**result, "categories": list(column.mechanism.categories), "epsilon": str(exact(column.mechanism.epsilon))}
+        return {
+            **result,
+            "categories": list(column.mechanism.categories),
+            "epsilon": str(exact(column.mechanism.epsilon)),
+        }
     assert column.lattice is not None
     lattice = {key: str(value) for key, value in vars(column.lattice).items()}
     return {**result, "scale": str(column.mechanism.scale), "lattice": lattice}
@@ -398,4 +417,6 @@ def describe_column(column: ColumnPlan, rows: int) -> dict[str, Any]:
 
 def digest(data: Any) -> str:
     """Hex SHA-256 of plain data, written one way only."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+    ).hexdigest()

@@ -98,7 +98,9 @@ class Target:
         if not os.path.lexists(self.path):
             return None
         if not self.path.is_symlink() or not self.path.resolve().is_relative_to((self.home / "versions").resolve()):
-            raise NoiselibError(f"target {self.path}: exists and was not published by noiselib; expected a path of its own")
+            raise NoiselibError(
+                f"target {self.path}: exists and was not published by noiselib; expected a path of its own"
+            )
         return self.path.resolve() if self.path.exists() else None
 
     def manifest(self, release_id: str) -> dict[str, Any] | None:
@@ -134,7 +136,9 @@ class Target:
             os.rename(building, versions / str(number))
             _sync(versions)
             self._point_to(Path(self.home.name) / "versions" / str(number))
-            for old in sorted((p for p in versions.iterdir() if p.name.isdecimal()), key=lambda p: int(p.name))[:-VERSIONS_KEPT]:
+            for old in sorted((p for p in versions.iterdir() if p.name.isdecimal()), key=lambda p: int(p.name))[
+                :-VERSIONS_KEPT
+            ]:
                 shutil.rmtree(old)
 
     def _carry_over(self, current: Path, building: Path, replaced: set[str]) -> None:

@@ -50,9 +50,7 @@ def make_release(plan: Plan, partition: Partition, snapshot: str, key_id: str, r
 
 def request(plan: Plan, release: Release) -> ReleaseRequest:
     """What the ledger is asked to reserve for `release`."""
-    memos = tuple(
-        Memo(memo_id(plan, plan.column(name), release.key_id), name, charge) for name, charge in plan.memos
-    )
+    memos = tuple(Memo(memo_id(plan, plan.column(name), release.key_id), name, charge) for name, charge in plan.memos)
     return ReleaseRequest(
         release.id, release.pipeline, release.partition_text, plan.parallel, release.key_id, plan.charge, memos
     )

@@ -70,9 +70,13 @@ def read_metadata(path: str, partition_by: Sequence[str]) -> TableMetadata:
     schema = _common_schema(path, footers)
     inside = [name for name in partition_by if name in dict(schema)]
     if inside:
-        raise InputError(f"source {path}: partition column {inside[0]!r} stands in the data files too; expected in paths only")
+        raise InputError(
+            f"source {path}: partition column {inside[0]!r} stands in the data files too; expected in paths only"
+        )
     files = tuple(
-        DataFile(str(file), typed[_partition_directory(root, file, len(partition_by))], footers[file].num_rows, _stamp(file))
+        DataFile(
+            str(file), typed[_partition_directory(root, file, len(partition_by))], footers[file].num_rows, _stamp(file)
+        )
         for file in paths
     )
     partitions = tuple(sorted(set(typed.values()), key=lambda p: [(v is None, str(type(v)), v) for _, v in p]))
@@ -87,7 +91,9 @@ def choose_partitions(table: TableMetadata, wanted: Sequence[dict[str, str]]) ->
     for choice in wanted:
         for name in choice:
             if name not in table.partition_by:
-                raise SpecError(f"--partition {name}: expected one of the partition columns: {', '.join(table.partition_by) or 'none'}")
+                raise SpecError(
+                    f"--partition {name}: expected one of the partition columns: {', '.join(table.partition_by) or 'none'}"
+                )
         texts = {p: dict(part.split("=", 1) for part in partition_text(p).split("/") if part) for p in table.partitions}
         matching = [p for p in table.partitions if all(texts[p][name] == value for name, value in choice.items())]
         if not matching:
@@ -201,7 +207,9 @@ def _common_schema(path: str, footers: Mapping[Path, pq.FileMetaData]) -> tuple[
             first = schema
         elif schema != first:
             odd = sorted(set(schema) ^ set(first))
-            raise InputError(f"source file {file}: its schema differs from the table's in column {odd[0][0] if odd else 'order'!r}")
+            raise InputError(
+                f"source file {file}: its schema differs from the table's in column {odd[0][0] if odd else 'order'!r}"
+            )
     assert first is not None
     return first
 

@@ -319,7 +319,11 @@ def _column_contradictions(spec: PipelineSpec, column: Any) -> Iterator[str]:
     else:
         if column.scale is None:
             yield f"{name}: under purpose {spec.purpose} expected scale: a number above 0, in the column's unit"
-        if column.epsilon is not None or column.protect_distance is not None or getattr(column, "delta", None) is not None:
+        if (
+            column.epsilon is not None
+            or column.protect_distance is not None
+            or getattr(column, "delta", None) is not None
+        ):
             yield f"purpose {spec.purpose} makes no privacy claim: remove epsilon, delta and protect_distance"
 
 

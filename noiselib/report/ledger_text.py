@@ -25,7 +25,13 @@ def show(ledger: Ledger) -> list[dict[str, Any]]:
 def history(ledger: Ledger, budget: str | None) -> list[dict[str, Any]]:
     """What happened to each release and budget, oldest first."""
     return [
-        {"time": entry.time, "budget": entry.budget, "event": entry.event, "release_id": entry.release_id, "detail": entry.detail}
+        {
+            "time": entry.time,
+            "budget": entry.budget,
+            "event": entry.event,
+            "release_id": entry.release_id,
+            "detail": entry.detail,
+        }
         for entry in ledger.history(budget)
     ]
 
@@ -37,7 +43,9 @@ def table(entries: list[dict[str, Any]]) -> str:
     names = list(dict.fromkeys(name for entry in entries for name in entry if name != "detail"))
     rows = [names, *([_cell(entry.get(name)) for name in names] for entry in entries)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(names))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def _cell(value: Any) -> str:

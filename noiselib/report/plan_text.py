@@ -59,7 +59,12 @@ def _cost(spec: PipelineSpec, plan: Plan, releases: Sequence[Any]) -> dict[str, 
     return {
         "relation": relation(plan),
         "composition": _composition(spec, plan),
-        "charge": {"epsilon": one.epsilon(budget.delta), "delta": budget.delta, "events": one.to_json(), "pure": _pure(one)},
+        "charge": {
+            "epsilon": one.epsilon(budget.delta),
+            "delta": budget.delta,
+            "events": one.to_json(),
+            "pure": _pure(one),
+        },
         "budget": {
             "name": budget.name,
             "limit": {"epsilon": budget.epsilon, "delta": budget.delta},
@@ -88,7 +93,11 @@ def _outlook(spec: PipelineSpec, budget: Budget, requests: Sequence[ReleaseReque
 
 
 def _composition(spec: PipelineSpec, plan: Plan) -> str:
-    unit = "row" if spec.entity is None else f"entity ({', '.join(spec.entity.entity)}) of at most {plan.rows_per_unit} rows a release"
+    unit = (
+        "row"
+        if spec.entity is None
+        else f"entity ({', '.join(spec.entity.entity)}) of at most {plan.rows_per_unit} rows a release"
+    )
     across = "in parallel: a unit lies in one of them" if plan.parallel else "in sequence: a unit may be in every one"
     return f"Privacy unit: {unit}. Partitions compose {across}; releases of one partition in sequence."
 
@@ -96,9 +105,17 @@ def _composition(spec: PipelineSpec, plan: Plan) -> str:
 def _leaks(plan: Plan) -> list[str]:
     """What the guarantee does not cover, said plainly."""
     found = [f"{column.name}: released as it is" for column in plan.columns if column.treatment == "keep"]
-    found += [f"{c.name}: a stable pseudonym, linkable over time" for c in plan.columns if c.treatment == "pseudonymize"]
-    found += [f"{c.name}: memoized, so that a value changed (though not to what) shows" for c in plan.columns if c.memoized]
-    found += [f"{c.name}: where it is null shows" for c in plan.noised if c.declared is not None and c.declared.on_null == "keep"]
+    found += [
+        f"{c.name}: a stable pseudonym, linkable over time" for c in plan.columns if c.treatment == "pseudonymize"
+    ]
+    found += [
+        f"{c.name}: memoized, so that a value changed (though not to what) shows" for c in plan.columns if c.memoized
+    ]
+    found += [
+        f"{c.name}: where it is null shows"
+        for c in plan.noised
+        if c.declared is not None and c.declared.on_null == "keep"
+    ]
     return [*found, "row counts are exact"]
 
 
@@ -106,8 +123,14 @@ def plan_text(data: dict[str, Any]) -> str:
     """The plan as a table, the charge and what it leaves."""
     heads = ("column", "treatment", "mechanism", "sensitivity", "scale", "guarantee", "error of a value", "of a mean")
     rows = [heads, *(_row(entry) for entry in data["columns"])]
-    lines = [f"pipeline {data['pipeline']} ({data['purpose']}): {data['source']} -> {data['target']}", *_aligned(rows), ""]
-    lines.append(f"{len(data['partitions'])} releases of about {data['rows_per_release']} rows; errors are expected absolute ones")
+    lines = [
+        f"pipeline {data['pipeline']} ({data['purpose']}): {data['source']} -> {data['target']}",
+        *_aligned(rows),
+        "",
+    ]
+    lines.append(
+        f"{len(data['partitions'])} releases of about {data['rows_per_release']} rows; errors are expected absolute ones"
+    )
     if data["charge"] is None:
         return "\n".join([*lines, f"purpose {data['purpose']}: no privacy claim, nothing to pay"])
     charge, budget = data["charge"], data["budget"]
@@ -121,7 +144,9 @@ def plan_text(data: dict[str, Any]) -> str:
     )
     if budget["ledger"] != "open":
         lines.append(f"(ledger: {budget['ledger']})")
-    lines.append("The guarantee is computational: against anyone without the noise key. Not covered: " + "; ".join(data["leaks"]))
+    lines.append(
+        "The guarantee is computational: against anyone without the noise key. Not covered: " + "; ".join(data["leaks"])
+    )
     return "\n".join(lines)
 
 

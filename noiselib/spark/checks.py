@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -52,7 +53,9 @@ def check_release(spark: SparkSession, plan: Plan, release: Release, target: Tar
         results = validate(rows, plan, staged)
         content = content_digest(rows, plan)
     except Exception as error:  # whatever stops a check is a failed check; its message may hold values
-        logging.getLogger("noiselib").error("check of release %s did not run: %s", release.id[:12], type(error).__name__)
+        logging.getLogger("noiselib").error(
+            "check of release %s did not run: %s", release.id[:12], type(error).__name__
+        )
         return {"success": False, "checks": [_verdict(f"checks_ran ({type(error).__name__})", None, "error", False)]}
     checks = [*staged["law"], *results]
     success = bool(results) and all(check["success"] for check in checks if check["severity"] == "error")
@@ -86,10 +89,7 @@ def validate(rows: DataFrame, plan: Plan, staged: dict[str, Any]) -> list[dict[s
 
 
 def _run(view: DataFrame, expectations: Sequence[tuple[str, str | None, str, Expectation]]) -> list[dict[str, Any]]:
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
-    source = context.data_sources.add_spark("staged", persist=False)
-    batch = source.add_dataframe_asset("table").add_batch_definition_whole_dataframe("release")
+    batch = _batch_definition()
     suite = gx.ExpectationSuite(name="release", expectations=[expectation for *_, expectation in expectations])
     # BOOLEAN_ONLY: by default a result keeps up to 20 raw values
     result = batch.get_batch(batch_parameters={"dataframe": view}).validate(suite, result_format="BOOLEAN_ONLY")
@@ -100,6 +100,16 @@ def _run(view: DataFrame, expectations: Sequence[tuple[str, str | None, str, Exp
         _verdict(what, column, severity, by_id[stored.id])
         for (what, column, severity, _), stored in zip(expectations, suite.expectations, strict=True)
     ]
+
+
+@lru_cache(maxsize=1)
+def _batch_definition() -> Any:
+    """Great Expectations' way to a dataframe, in memory only. Made once: each context leaves a temporary directory."""
+    logging.getLogger("great_expectations").setLevel(logging.ERROR)
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
+    source = context.data_sources.add_spark("staged", persist=False)  # by default a frame stays cached
+    return source.add_dataframe_asset("table").add_batch_definition_whole_dataframe("release")
 
 
 def _indicators(plan: Plan, staged: dict[str, Any]) -> list[tuple[str, Column, int, int]]:
@@ -122,7 +132,9 @@ def _indicators(plan: Plan, staged: dict[str, Any]) -> list[tuple[str, Column, i
         if column.memoized and plan.rows_per_unit > 1:
             continue  # rows of one unit share draws, so counts are not binomial; the law tests allow for that
         for what, threshold, least, most in published_limits(column, limits[name], alpha):
-            found.append((f"{name}: published_{what}_{threshold}", _beyond(column, point, what, threshold), least, most))
+            found.append(
+                (f"{name}: published_{what}_{threshold}", _beyond(column, point, what, threshold), least, most)
+            )
     return [(name, F.coalesce(test, F.lit(False)), least, most) for name, test, least, most in found]
 
 
@@ -186,13 +198,17 @@ def content_digest(rows: DataFrame, plan: Plan) -> str:
 
 def _bits(value: Column, kind: str) -> Column:
     """The value so that hashing tells -0.0 from 0.0, and null from any value."""
-    hashed = F.when(value == 0, value.cast("string")).otherwise(F.hex(F.lit(""))) if kind in ("float", "double") else None
+    hashed = (
+        F.when(value == 0, value.cast("string")).otherwise(F.hex(F.lit(""))) if kind in ("float", "double") else None
+    )
     return F.struct(value, value.isNull(), hashed) if hashed is not None else F.struct(value, value.isNull())
 
 
 def _types(rows: DataFrame) -> dict[str, str]:
     names = {"int": "int32", "bigint": "int64", "tinyint": "int8", "smallint": "int16"}
-    return {field.name: names.get(field.dataType.simpleString(), field.dataType.simpleString()) for field in rows.schema}
+    return {
+        field.name: names.get(field.dataType.simpleString(), field.dataType.simpleString()) for field in rows.schema
+    }
 
 
 def _verdict(check: str, column: str | None, severity: str, success: bool) -> dict[str, Any]:

@@ -88,7 +88,9 @@ def priority_udf(source: KeySource) -> Callable:
     """A pandas UDF (ordinal, key columns...) -> bigint by which an entity's rows are chosen: random without the key."""
 
     def draw(ordinal: int, encoded: NDArray[np.uint64], values: Ints) -> Ints:
-        return row_tags(ReleaseKeys(source.master(), source.release_ids[ordinal]).selection(), encoded)[:, 0].view(np.int64)
+        return row_tags(ReleaseKeys(source.master(), source.release_ids[ordinal]).selection(), encoded)[:, 0].view(
+            np.int64
+        )
 
     @pandas_udf("bigint")  # type: ignore[call-overload, untyped-decorator]
     def priority(ordinal: pd.Series, *columns: pd.Series) -> pd.Series:

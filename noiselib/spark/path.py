@@ -26,7 +26,6 @@ from noiselib.plan import Plan, describe_column, digest, make_plan, relation
 from noiselib.publish import MANIFESTS, Target
 from noiselib.release import SCHEME, Release, make_release, request
 from noiselib.snapshot import TableMetadata, choose_partitions, fingerprint, read_metadata
-from noiselib.spark.checks import check_release
 from noiselib.spark.perturb import Inspection, Job, inspect
 from noiselib.spark.stage import stage
 from noiselib.spec import PipelineSpec, load_spec
@@ -141,6 +140,8 @@ def _give_back(run: Run, ledger: Ledger | None, releases: Sequence[Release]) -> 
 
 def check(run: Run, ledger: Ledger | None, spark: SparkSession) -> None:
     """Check every staged release. A failed one is quarantined, and then nothing of this run is published."""
+    from noiselib.spark.checks import check_release  # Great Expectations takes seconds to import: only where it is used
+
     failed = []
     for release in run.open():
         if run.target.manifest(release.id) is not None:
@@ -190,7 +191,9 @@ def publish(run: Run, ledger: Ledger | None) -> None:
         _must_be_staged(run, release)
         result = run.target.checks(release.id)
         if result is None or not result["success"] or result["suite"] != _suite(run):
-            raise NoiselibError(f"release {release.id[:12]} ({release.partition_text}): not checked; expected a passed check first")
+            raise NoiselibError(
+                f"release {release.id[:12]} ({release.partition_text}): not checked; expected a passed check first"
+            )
     manifests = {release.id: make_manifest(run, release) for release in ready}
     for release in ready:
         if ledger is not None and _ledger_state(ledger, release) != "published":

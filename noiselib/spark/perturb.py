@@ -74,9 +74,13 @@ def noised_rows(spark: SparkSession, job: Job) -> DataFrame:
         assert column.mechanism is not None
         point, law = F.col(c.quoted(f"__x_{column.name}")), law_text(column)
         if column.memoized:
-            noised[f"__y_{column.name}"] = memoized_udf(source, column.name, law, column.mechanism)(*unit_columns, point)
+            noised[f"__y_{column.name}"] = memoized_udf(source, column.name, law, column.mechanism)(
+                *unit_columns, point
+            )
         else:
-            noised[f"__y_{column.name}"] = noise_udf(source, column.name, law, column.mechanism)(F.col(ORDINAL), *keys, point)
+            noised[f"__y_{column.name}"] = noise_udf(source, column.name, law, column.mechanism)(
+                F.col(ORDINAL), *keys, point
+            )
     for column in job.plan.columns:
         if column.treatment == "pseudonymize":
             noised[f"__y_{column.name}"] = pseudonym_udf(source, column.name)(*c.value_hash(column))
@@ -160,9 +164,13 @@ def inspect(spark: SparkSession, job: Job) -> dict[str, Inspection]:
     for index, release in enumerate(job.releases):
         row = found.get(index, dict.fromkeys(totals, 0))
         where = f"{job.table.path}{' ' + release.partition_text if release.partition else ''}"
-        problems += [f"{where}: {what}: {row[f'bad {i}']} rows" for i, (what, _) in enumerate(checks) if row[f"bad {i}"]]
+        problems += [
+            f"{where}: {what}: {row[f'bad {i}']} rows" for i, (what, _) in enumerate(checks) if row[f"bad {i}"]
+        ]
         if index in duplicates:
-            problems.append(f"{where}: row key ({', '.join(job.plan.spec.row_key)}): {duplicates[index]} rows share theirs with another; expected unique")
+            problems.append(
+                f"{where}: row key ({', '.join(job.plan.spec.row_key)}): {duplicates[index]} rows share theirs with another; expected unique"
+            )
         results[release.id] = Inspection(
             rows=row["rows"],
             rows_in=job.table.rows(release.partition),
@@ -179,10 +187,13 @@ def _input_checks(job: Job) -> list[tuple[str, Column]]:
     """What fails a release, each with the condition of a row that does."""
     spec = job.plan.spec
     checks = [
-        (f"row key ({', '.join(spec.row_key)}): null in {name}", F.col(c.quoted(name)).isNull()) for name in spec.row_key
+        (f"row key ({', '.join(spec.row_key)}): null in {name}", F.col(c.quoted(name)).isNull())
+        for name in spec.row_key
     ]
     if spec.entity and spec.entity.on_null_entity == "fail":
-        checks.append((f"entity ({', '.join(spec.entity.entity)}): null (on_null_entity: fail)", _any_null(spec.entity.entity)))
+        checks.append(
+            (f"entity ({', '.join(spec.entity.entity)}): null (on_null_entity: fail)", _any_null(spec.entity.entity))
+        )
     for column in job.plan.noised:
         checks += [(f"column {column.name}: {what}", test) for what, test in c.violations(column).items()]
     return checks
@@ -204,13 +215,15 @@ def _shared_entities(spark: SparkSession, job: Job) -> list[str]:
     spec = job.plan.spec
     if spec.entity is None or spec.privacy is None or spec.privacy.partitions != "disjoint":
         return []
-    everything = [
-        Release("", spec.pipeline, partition, "", "", 0) for partition in job.table.partitions
-    ]
+    everything = [Release("", spec.pipeline, partition, "", "", 0) for partition in job.table.partitions]
     rows = source_rows(spark, job.table, everything).select(ORDINAL, *spec.entity.entity).dropna().distinct()
     shared = rows.groupBy(*spec.entity.entity).count().filter("count > 1").count()
     names = ", ".join(spec.entity.entity)
-    return [f"{job.table.path}: entity ({names}): {shared} of them lie in several partitions; declared disjoint"] if shared else []
+    return (
+        [f"{job.table.path}: entity ({names}): {shared} of them lie in several partitions; declared disjoint"]
+        if shared
+        else []
+    )
 
 
 def _present(frame: DataFrame, names: Sequence[str]) -> list[str]:

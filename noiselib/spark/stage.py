@@ -89,7 +89,9 @@ def _condition(test: LawTest, column: ColumnPlan) -> Column:
     if test.what == "agree":
         assert test.other is not None
         return (noise > 0) == (_noise(test.other) > 0)
-    assert test.what == "outside" and not isinstance(column.mechanism, RandomizedResponse) and column.lattice is not None
+    assert (
+        test.what == "outside" and not isinstance(column.mechanism, RandomizedResponse) and column.lattice is not None
+    )
     point = F.col(c.quoted(f"__x_{test.column}"))
     return ~point.between(column.lattice.lower, column.lattice.upper)
 

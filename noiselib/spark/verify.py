@@ -90,7 +90,10 @@ def _by_key(derived: DataFrame, published: DataFrame, plan: Plan, release: Relea
     )
     text = F.concat_ws(", ", *[F.concat(F.lit(f"{key}="), F.col(c.quoted(key)).cast("string")) for key in keys])
     rows = found.select(
-        text.alias("row"), "differing", F.col("derived").isNull().alias("extra"), F.col("published").isNull().alias("missing")
+        text.alias("row"),
+        "differing",
+        F.col("derived").isNull().alias("extra"),
+        F.col("published").isNull().alias("missing"),
     )
     for row in rows.orderBy("row").limit(SHOWN).collect():
         what = " (published, not derived)" if row["extra"] else " (derived, not published)" if row["missing"] else ""
