@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         signal.signal(signal.SIGTERM, _terminated)
+        _enter(arguments.directory)
         return int(arguments.command(arguments))
     except NoiselibError as error:
         _log(f"{type(error).__name__}: {error}")
@@ -46,6 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _terminated(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt
+
+
+def _enter(directory: Path) -> None:
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        raise SpecError(f"--directory {directory}: {error.strerror}; expected a directory") from None
 
 
 # ---- the path --------------------------------------------------------------------------------------------------------
@@ -282,6 +290,7 @@ def _partitions(texts: Sequence[str]) -> list[dict[str, str]]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="noiselib", description="Calibrated noise for partitioned feature tables.")
+    parser.set_defaults(directory=Path())
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     steps = {
         "run": (_run, "the whole path; resumes where an earlier run stopped"),
@@ -311,6 +320,9 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pipeline", metavar="PIPELINE", help="a spec's path, or its name in conf/pipelines")
     parser.add_argument(
         "--partition", action="append", default=[], metavar="K=V", help="only this partition; may be repeated"
+    )
+    parser.add_argument(
+        "--directory", type=Path, default=Path(), metavar="DIR", help="work in this directory, as make -C"
     )
     parser.add_argument("--json", action="store_true", help="the answer as JSON on stdout")
 

@@ -29,7 +29,7 @@ def open_session(app: str, master: str | None = None, conf_file: Path | None = N
     os.environ["PYSPARK_PYTHON"] = os.environ.get("PYSPARK_PYTHON") or sys.executable
     os.environ["PYSPARK_DRIVER_PYTHON"] = os.environ["PYSPARK_PYTHON"]
     builder = SparkSession.builder.appName(f"noiselib {app}")
-    if "SPARK_ENV_LOADED" not in os.environ:  # spark-submit sets it, and has a master of its own
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # spark-submit sets it, on a cluster too, and has a master of its own
         builder = builder.master(master or "local[*]").config("spark.ui.enabled", "false")
         builder = builder.config("spark.ui.showConsoleProgress", "false")
         for name, value in _read_conf(conf_file).items():
