@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
 
 from noiselib.errors import SpecError
 
 MAX_BYTES = 1_000_000
 NAME = r"^[a-z][a-z0-9_]{0,62}$"
-Number = int | float
+Number = int | Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Epsilon = Annotated[float, Field(gt=0, le=50, allow_inf_nan=False)]
 Delta = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
@@ -27,7 +27,8 @@ Names = Annotated[list[str], Field(min_length=1)]
 
 
 class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # strict: `epsilon: yes` is no number, and a number in quotes is a text
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Table(Model):
@@ -91,7 +92,7 @@ class Noised(Model):
 class Additive(Noised):
     on_nan: Literal["fail", "keep", "null"] = "fail"
     on_infinite: Literal["fail", "clip", "null"] = "fail"
-    bounds: tuple[Number, Number] | None = None
+    bounds: Annotated[tuple[int | float, int | float], Field(strict=False)] | None = None  # YAML has lists only
     protect_distance: Positive | None = None
     granularity: Positive | None = None
     scale: Positive | None = None
@@ -102,7 +103,7 @@ class Additive(Noised):
         if self.bounds is not None:
             low, high = self.bounds
             if not (abs(low) < 1e300 and abs(high) < 1e300 and low < high):
-                raise ValueError(f"bounds {list(self.bounds)}: expected two finite numbers, the lower first")
+                raise ValueError(f"bounds {str(list(self.bounds))[:60]}: expected two finite numbers, the lower first")
         return self
 
 
@@ -247,15 +248,31 @@ class Positions:
 
 def load_spec(path: Path) -> tuple[PipelineSpec, Positions]:
     """Parse the spec at `path`. Raises SpecError naming every problem, each as `file:line: what`."""
-    data, positions = _read_yaml(path)
+    data, positions, problems = _read_yaml(path)
+    spec: PipelineSpec | None = None
     try:
         spec = PipelineSpec.model_validate(data)
+        found = [f"{positions.where(*where)}: {what}" for where, what in _contradictions(spec)]
     except ValidationError as error:
-        raise SpecError("\n".join(dict.fromkeys(_describe(error, data, positions)))) from None
-    problems = [f"{positions.where(*where)}: {what}" for where, what in _contradictions(spec)]
-    if problems:
+        found = [*_describe(error, data, positions), *_contradictory_columns(data, positions)]
+    # what follows from a part that is no plain data is not said a second time
+    broken = {problem.partition(": ")[0] for problem in problems}
+    problems += [problem for problem in dict.fromkeys(found) if problem.partition(": ")[0] not in broken]
+    if problems or spec is None:
         raise SpecError("\n".join(problems))
     return spec, positions
+
+
+def _contradictory_columns(data: dict[str, Any], positions: Positions) -> Iterator[str]:
+    """The contradictions of those columns that are well-formed, in a spec that is not: so that all is said at once."""
+    columns, adapter = data.get("columns"), TypeAdapter(ColumnSpec)
+    for name, declared in columns.items() if isinstance(columns, dict) else ():
+        try:
+            column = adapter.validate_python(declared)
+        except ValidationError:
+            continue
+        for what in _column_contradictions(str(data.get("purpose")), column):
+            yield f"{positions.where('columns', name)}: column {name!r}: {what}"
 
 
 def _contradictions(spec: PipelineSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -278,7 +295,7 @@ def _contradictions(spec: PipelineSpec) -> Iterator[tuple[tuple[str | int, ...],
         if name in named and not isinstance(named[name], Noised):
             yield ("privacy", "memoize"), f"column {name!r} has no mechanism: nothing to memoize"
     for name, column in named.items():
-        for what in _column_contradictions(spec, column):
+        for what in _column_contradictions(spec.purpose, column):
             yield ("columns", name), f"column {name!r}: {what}"
     for index, check in enumerate(spec.checks):
         if check.column is not None and isinstance(named.get(check.column), Drop | None):
@@ -298,10 +315,10 @@ def _purpose_contradictions(spec: PipelineSpec) -> Iterator[tuple[tuple[str | in
         yield ("privacy",), f"purpose {spec.purpose} makes no privacy claim: remove the privacy section"
 
 
-def _column_contradictions(spec: PipelineSpec, column: Any) -> Iterator[str]:
+def _column_contradictions(purpose: str, column: Any) -> Iterator[str]:
     if not isinstance(column, Additive):
         return
-    private = spec.purpose == "privacy"
+    private = purpose == "privacy"
     name = column.mechanism  # type: ignore[attr-defined]
     if isinstance(column, Uniform) and private:
         yield "uniform noise gives no guarantee: refused under purpose privacy"
@@ -312,25 +329,29 @@ def _column_contradictions(spec: PipelineSpec, column: Any) -> Iterator[str]:
         if column.scale is not None:
             yield f"scale {column.scale}: under purpose privacy the scale follows from epsilon and the bounds"
         if (column.bounds is None) == (column.protect_distance is None):
-            yield f"{name}: expected either bounds: [lower, upper] or protect_distance: a distance, declared, not read from data"
+            yield (
+                f"{name}: expected either bounds: [lower, upper] or protect_distance: a distance, "
+                "declared, not read from data"
+            )
         needs_delta = isinstance(column, Gaussian | DiscreteGaussian)
-        if needs_delta and column.delta is None:
+        if needs_delta and getattr(column, "delta", None) is None:
             yield f"{name} without delta: expected delta: a number between 0 and 1"
     else:
         if column.scale is None:
-            yield f"{name}: under purpose {spec.purpose} expected scale: a number above 0, in the column's unit"
+            yield f"{name}: under purpose {purpose} expected scale: a number above 0, in the column's unit"
         if (
             column.epsilon is not None
             or column.protect_distance is not None
             or getattr(column, "delta", None) is not None
         ):
-            yield f"purpose {spec.purpose} makes no privacy claim: remove epsilon, delta and protect_distance"
+            yield f"purpose {purpose} makes no privacy claim: remove epsilon, delta and protect_distance"
 
 
 # ---- YAML as plain data, with positions ------------------------------------------------------------------------------
 
 
-def _read_yaml(path: Path) -> tuple[Any, Positions]:
+def _read_yaml(path: Path) -> tuple[dict[str, Any], Positions, list[str]]:
+    """The file as plain data, where its parts stand, and what in it is no plain data. SpecError if it cannot be read."""
     try:
         raw = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
     except OSError as error:
@@ -351,28 +372,37 @@ def _read_yaml(path: Path) -> tuple[Any, Positions]:
     problems: list[tuple[int, str]] = []
     data = _plain(root, (), lines, problems) if root is not None else None
     if not isinstance(data, dict):
-        problems.append((1, "expected a mapping of the spec's names"))
-    if problems:
-        raise SpecError("\n".join(f"{path}:{line}: {what}" for line, what in sorted(problems)))
-    return data, Positions(str(path), lines)
+        raise SpecError(f"{path}:1: expected a mapping of the spec's names")
+    return data, Positions(str(path), lines), [f"{path}:{line}: {what}" for line, what in sorted(problems)]
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """SafeLoader without anchors: an alias could make a small file unfold into a huge one."""
+    """SafeLoader without tags, and without anchors: an alias could make a small file unfold into a huge one."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise yaml.composer.ComposerError(None, None, "anchors and aliases are not allowed", event.start_mark)
         if len(self.indents) > 50 or self.flow_level > 50:
             raise yaml.composer.ComposerError(None, None, "nested too deeply", event.start_mark)
-        return super().compose_node(parent, index)
+        node: Any = super().compose_node(parent, index)
+        if getattr(
+            event, "tag", None
+        ):  # written, not inferred: even !!int is refused, by a name that is not among _TAGS
+            node.tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+        return node
 
 
+# YAML 1.1 takes 1e-5 for a text, since it has no point; whoever writes it means the number
+_PlainLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 _TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq", "timestamp")}
 
 
-def _plain(node: Any, path: tuple[str | int, ...], lines: dict, problems: list[tuple[int, str]]) -> Any:
+def _plain(
+    node: Any, path: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int], problems: list[tuple[int, str]]
+) -> Any:
     """The node as plain Python data; records each part's line, and what plain data may not hold."""
     line = node.start_mark.line + 1
     lines.setdefault(path, line)
@@ -385,6 +415,9 @@ def _plain(node: Any, path: tuple[str | int, ...], lines: dict, problems: list[t
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = str(key_node.value)
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag not in _TAGS or not key.isprintable():
+                problems.append((key_node.start_mark.line + 1, f"key {key[:60]!r}: expected a name"))
+                continue
             if key in result:
                 problems.append((key_node.start_mark.line + 1, f"key {key!r} stands twice in one mapping"))
             lines[(*path, key)] = key_node.start_mark.line + 1
@@ -396,6 +429,9 @@ def _plain(node: Any, path: tuple[str | int, ...], lines: dict, problems: list[t
         value = yaml.SafeLoader("").construct_object(node, deep=True)
     except (ValueError, OverflowError, yaml.YAMLError):
         problems.append((line, f"value {str(node.value)[:60]!r} cannot be read as {node.tag.rsplit(':', 1)[1]}"))
+        return None
+    if isinstance(value, str) and "\0" in value:
+        problems.append((line, "value with a null character: expected text"))
         return None
     return value
 
@@ -420,10 +456,8 @@ def _path_in_file(loc: tuple[str | int, ...], data: Any, missing: bool) -> tuple
     """`loc` without the parts pydantic adds for the branches of a union; a last key that is missing stays."""
     path: list[str | int] = []
     for position, part in enumerate(loc):
-        if isinstance(data, dict) and part in data:
-            path.append(part)
-            data = data[part]  # type: ignore[index]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+        known = data if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ()
+        if part in known:
             path.append(part)
             data = data[part]
         elif missing and position == len(loc) - 1:
