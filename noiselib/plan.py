@@ -24,6 +24,8 @@ from noiselib.mechanisms.additive import default_step, exact
 from noiselib.snapshot import TableMetadata
 
 ROW_KEY_TYPES = {"int32", "int64", "string", "boolean", "date", "timestamp", "timestamp_ntz"}
+# These, and decimals, Spark writes back as it read them.
+KEPT_TYPES = ROW_KEY_TYPES | {"int8", "int16", "float", "double", "binary"}
 PSEUDONYM_TYPES = {"string", "int32", "int64"}
 CATEGORY_TYPES = {"string": str, "boolean": bool, "int32": int, "int64": int}
 FLOAT_STEPS = 2**52  # a double holds every whole number of steps up to here, with room for the noise
@@ -172,6 +174,8 @@ def _unaccounted(spec: s.PipelineSpec, types: dict[str, str], positions: s.Posit
 
 def _plan_column(spec: s.PipelineSpec, name: str, kind: str, declared: Any) -> ColumnPlan:
     """Raises ValueError saying what does not fit."""
+    if isinstance(declared, s.Keep) and kind not in KEPT_TYPES and not kind.startswith("decimal"):
+        raise ValueError(f"keep on type {kind}: expected {', '.join(sorted(KEPT_TYPES))} or decimal; cast it upstream")
     if isinstance(declared, s.Keep | s.Drop):
         return ColumnPlan(name, kind, "keep" if isinstance(declared, s.Keep) else "drop")
     if isinstance(declared, s.Pseudonymize):

@@ -68,6 +68,11 @@ def read_metadata(path: str, partition_by: Sequence[str]) -> TableMetadata:
     with ThreadPoolExecutor(8) as pool:
         footers = dict(zip(paths, pool.map(_read_footer, paths), strict=True))
     schema = _common_schema(path, footers)
+    for name, kind in schema:
+        if kind.startswith("timestamp[ns"):
+            raise InputError(
+                f"source {path}: column {name!r} is {kind}, which Spark cannot read; expected microseconds"
+            )
     inside = [name for name in partition_by if name in dict(schema)]
     if inside:
         raise InputError(
@@ -222,7 +227,9 @@ def _type_name(kind: pa.DataType) -> str:
     }  # fmt: skip
     if kind in simple:
         return simple[kind]
-    if pa.types.is_timestamp(kind):
+    if pa.types.is_dictionary(kind):  # how Arrow writes a pandas categorical: in Parquet, its values
+        return _type_name(kind.value_type)
+    if pa.types.is_timestamp(kind) and kind.unit != "ns":
         return "timestamp" if kind.tz else "timestamp_ntz"
     if pa.types.is_decimal(kind):
         return f"decimal({kind.precision},{kind.scale})"

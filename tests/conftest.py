@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_pipeline import COLORS, Small, small_rows
+from small_pipeline import Small, make_small
 
 
 @pytest.fixture(scope="session")
@@ -27,34 +27,7 @@ def spark() -> Iterator[Any]:
 @pytest.fixture
 def small(tmp_path: Path) -> Small:
     """Three days of 200 rows; one column of each kind of treatment. Key and ledger exist, the source and the spec are written."""
-    from noiselib.key import create_key_file
-    from noiselib.ledger import Ledger
-
-    spec: dict[str, Any] = {
-        "version": 1,
-        "pipeline": "small",
-        "purpose": "privacy",
-        "source": {"path": str(tmp_path / "source"), "format": "parquet", "partition_by": ["day"]},
-        "target": {"path": str(tmp_path / "published"), "format": "parquet"},
-        "row_key": ["id"],
-        "privacy": {"unit": "row", "budget": "small", "limit": {"epsilon": 8.0, "delta": 1e-5}},
-        "columns": {
-            "day": {"keep": "public"},
-            "id": {"keep": "public"},
-            "name": {"pseudonymize": True},
-            "color": {"mechanism": "randomized_response", "epsilon": 1.0, "categories": COLORS},
-            "amount": {"mechanism": "laplace", "epsilon": 1.0, "bounds": [0, 25], "on_null": "keep"},
-            "count": {"mechanism": "discrete_laplace", "epsilon": 1.0, "bounds": [0, 50]},
-        },
-        "key": f"file:{tmp_path / 'noise.key'}",
-        "ledger": f"sqlite:///{tmp_path / 'ledger.db'}",
-    }
-    pipeline = Small(tmp_path, spec, {day: small_rows(day) for day in (1, 2, 3)})
-    create_key_file(tmp_path / "noise.key")
-    Ledger.create(spec["ledger"]).close()
-    pipeline.write_source()
-    pipeline.write_spec()
-    return pipeline
+    return make_small(tmp_path)
 
 
 @pytest.fixture

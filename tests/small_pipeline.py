@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import hashlib
 import io
 import json
+import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +69,20 @@ class Small:
     def results(self) -> Any:
         return json.loads((self.home / "run_results.json").read_text())
 
+    def copy(self, home: Path) -> Small:
+        """The pipeline with its source, key, ledger and published table, in another folder. Release ids stay the same."""
+        shutil.copytree(self.home, home, symlinks=True)
+        spec = json.loads(json.dumps(self.spec).replace(str(self.home), str(home)))
+        other = Small(home, spec, copy.deepcopy(self.rows))
+        other.write_spec()
+        return other
+
+    def checksums(self) -> dict[str, str]:
+        """SHA-256 of every file that readers of the target see, by its path in the table."""
+        target = Path(self.spec["target"]["path"])
+        files = sorted(file for file in target.rglob("*") if file.is_file())
+        return {str(file.relative_to(target)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
     def ledger(self) -> Any:
         from noiselib.ledger import Ledger
 
@@ -98,3 +116,35 @@ def small_rows(day: int, size: int = 200) -> dict[str, list[Any]]:
         "amount": [float(i % 100) / 4 for i in ids],
         "count": [i % 50 for i in ids],
     }
+
+
+def make_small(home: Path, days: Iterable[int] = (1, 2, 3), size: int = 200) -> Small:
+    """The small pipeline in the folder `home`, with its source, spec, key and ledger."""
+    from noiselib.key import create_key_file
+    from noiselib.ledger import Ledger
+
+    spec: dict[str, Any] = {
+        "version": 1,
+        "pipeline": "small",
+        "purpose": "privacy",
+        "source": {"path": str(home / "source"), "format": "parquet", "partition_by": ["day"]},
+        "target": {"path": str(home / "published"), "format": "parquet"},
+        "row_key": ["id"],
+        "privacy": {"unit": "row", "budget": "small", "limit": {"epsilon": 8.0, "delta": 1e-5}},
+        "columns": {
+            "day": {"keep": "public"},
+            "id": {"keep": "public"},
+            "name": {"pseudonymize": True},
+            "color": {"mechanism": "randomized_response", "epsilon": 1.0, "categories": COLORS},
+            "amount": {"mechanism": "laplace", "epsilon": 1.0, "bounds": [0, 25], "on_null": "keep"},
+            "count": {"mechanism": "discrete_laplace", "epsilon": 1.0, "bounds": [0, 50]},
+        },
+        "key": f"file:{home / 'noise.key'}",
+        "ledger": f"sqlite:///{home / 'ledger.db'}",
+    }
+    pipeline = Small(home, spec, {day: small_rows(day, size) for day in days})
+    create_key_file(home / "noise.key")
+    Ledger.create(spec["ledger"]).close()
+    pipeline.write_source()
+    pipeline.write_spec()
+    return pipeline

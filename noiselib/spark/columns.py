@@ -111,7 +111,26 @@ def violations(column: ColumnPlan) -> dict[str, Column]:
             found["NaN (on_nan: fail)"] = F.isnan(value)
         if declared.on_infinite == "fail":
             found["an infinite value (on_infinite: fail)"] = is_infinite(value)
+    if isinstance(declared, s.Additive) and declared.bounds is None:  # nobody declared where values may be clipped
+        found["beyond " + _reach(column)] = _out_of_reach(column)
     return found
+
+
+def _reach(column: ColumnPlan) -> str:
+    """The range of a column without bounds, in words."""
+    assert column.lattice is not None
+    step = float(column.lattice.step)
+    return f"{column.lattice.upper} steps of {step:g} from zero; expected a coarser granularity, or bounds"
+
+
+def _out_of_reach(column: ColumnPlan) -> Column:
+    value, lattice = F.col(quoted(column.name)), column.lattice
+    assert lattice is not None
+    if column.type in ("float", "double"):
+        number = value.cast("double")
+        return (F.abs(number) > lattice.upper * float(lattice.step)) & ~is_infinite(value) & ~F.isnan(value)
+    stored, most = stored_integer(value, column.type), lattice.upper * int(lattice.step / lattice.unit)
+    return ~stored.between(-most, most)
 
 
 def adjusted(column: ColumnPlan) -> dict[str, Column]:

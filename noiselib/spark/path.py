@@ -285,7 +285,8 @@ def results(run: Run, status: str, began: float) -> dict[str, Any]:
     """What `noiselib run --json` prints and `run_results.json` holds. `charge` is what this run added to the account."""
     entries = [_release_result(run, release) for release in run.releases]
     budget = run.budget
-    added = run.reserved.added if run.reserved and status != "failed" else 0.0
+    given_back = {"abandoned", "unchanged"} >= {entry["status"] for entry in entries}
+    added = run.reserved.added if run.reserved and not given_back else 0.0
     return {
         "status": status,
         "pipeline": run.spec.pipeline,
@@ -302,11 +303,13 @@ def results(run: Run, status: str, began: float) -> dict[str, Any]:
 def _release_result(run: Run, release: Release) -> dict[str, Any]:
     manifest, staged = run.target.manifest(release.id), run.target.staged(release.id)
     rows = (manifest or staged or {}).get("rows")
-    new = run.reserved is not None and run.reserved.states.get(release.id) in (None, "abandoned")
+    status = run.status.get(release.id, "planned")
+    before = run.reserved.states.get(release.id) if run.reserved else "planned"
+    new = before in (None, "abandoned") and status != "abandoned"
     entry = {
         "release_id": release.id,
         "partition": release.partition_text,
-        "status": run.status.get(release.id, "planned"),
+        "status": status,
         "rows": rows,
         "charge": charge_of(run) if new else {"epsilon": 0.0, "delta": 0.0},
     }
