@@ -130,8 +130,10 @@ def make_plan(spec: s.PipelineSpec, table: TableMetadata, positions: s.Positions
         if name in spec.columns:
             try:
                 columns.append(_plan_column(spec, name, kind, spec.columns[name]))
-            except ValueError as error:
+            except (ValueError, SpecError) as error:
                 problems.append(f"{positions.where('columns', name)}: column {name!r}: {error}")
+            except ArithmeticError:
+                problems.append(f"{positions.where('columns', name)}: column {name!r}: numbers too large or too small")
     if problems:
         raise SpecError("\n".join(problems))
     once = Charge()
@@ -169,7 +171,8 @@ def _unaccounted(spec: s.PipelineSpec, types: dict[str, str], positions: s.Posit
             yield f"{positions.where('columns', name)}: column {name!r} is not in {source}: its columns are {', '.join(types)}"
     for name in spec.row_key:
         if name in types and types[name] not in ROW_KEY_TYPES and not types[name].startswith("decimal"):
-            yield f"{positions.where('row_key')}: row key {name!r} is {types[name]}: expected one of {', '.join(sorted(ROW_KEY_TYPES))}"
+            expected = f"expected one of {', '.join(sorted(ROW_KEY_TYPES))}"
+            yield f"{positions.where('row_key')}: row key {name!r} is {types[name]}: {expected}"
 
 
 def _plan_column(spec: s.PipelineSpec, name: str, kind: str, declared: Any) -> ColumnPlan:
@@ -279,7 +282,10 @@ def _sensitivity(lattice: Lattice, unit: Fraction | None, declared: Any) -> int:
         return steps
     distance = exact(declared.protect_distance)
     if unit is None:  # two floats d apart round to lattice points at most d + 1 step apart
-        return math.floor(distance / lattice.step) + 1
+        step = Fraction(float(lattice.step))
+        power_of_two = step.numerator.bit_count() == step.denominator.bit_count() == 1  # dividing by it is exact
+        error = Fraction(0 if power_of_two else 1, 2)  # each of two quotients below 2^52 errs by at most 1/4
+        return math.floor(distance / step + error) + 1
     if distance < unit:
         raise ValueError(f"protect_distance {declared.protect_distance}: expected at least {unit}, the column's unit")
     return math.ceil(math.floor(distance / unit) * unit / lattice.step)
@@ -317,10 +323,15 @@ def _categories(declared: s.RandomizedResponse, kind: str) -> tuple[str | bool |
         raise ValueError(
             f"categories: {len(given)} given, {len(set(given))} distinct; expected 2 to 8192 distinct ones"
         )
-    odd = [value for value in given if type(value) is not CATEGORY_TYPES[kind]]
+    odd = [value for value in given if type(value) is not CATEGORY_TYPES[kind] or not _holds(kind, value)]
     if odd:
         raise ValueError(f"category {odd[0]!r}: expected a value of type {kind}")
     return tuple(given)
+
+
+def _holds(kind: str, value: Any) -> bool:
+    most = {"int32": 2**31 - 1, "int64": 2**63 - 1}.get(kind)
+    return most is None or -most <= value <= most
 
 
 def _category_file(path: Path, kind: str) -> list[Any]:
