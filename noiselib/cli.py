@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from noiselib.errors import ChecksFailed, LedgerError, NoiselibError, SpecError
 from noiselib.key import create_key_file
@@ -278,13 +279,13 @@ def _ledger_url(text: str) -> str:
 
 
 def _partitions(texts: Sequence[str]) -> list[dict[str, str]]:
-    """`K=V` or `K=V/K2=V2`, each naming partitions by some of their columns."""
+    """`K=V` or `K=V/K2=V2`, each naming partitions by some of their columns; values may be escaped as in directory names."""
     chosen = []
     for text in texts:
         parts = [part.partition("=") for part in text.split("/")]
         if any(not name or not separator for name, separator, _ in parts):
             raise SpecError(f"--partition {text!r}: expected COLUMN=VALUE, or COLUMN=VALUE/COLUMN=VALUE")
-        chosen.append({name: value for name, _, value in parts})
+        chosen.append({name: unquote(value) for name, _, value in parts})
     return chosen
 
 

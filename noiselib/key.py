@@ -46,12 +46,14 @@ def load_key(reference: str) -> NoiseKey:
 
 def create_key_file(path: Path) -> NoiseKey:
     """Write a new random key to `path` with mode 0600. An existing file is never replaced: its releases need it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     secret = os.urandom(KEY_BYTES)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise NoiseKeyError(f"key file {path}: exists already; a key is never overwritten") from None
+    except OSError as error:
+        if os.path.lexists(path):
+            raise NoiseKeyError(f"key file {path}: exists already; a key is never overwritten") from None
+        raise NoiseKeyError(f"key file {path}: cannot be written ({error.strerror})") from None
     with os.fdopen(handle, "wb") as file:
         file.write(base64.b64encode(secret) + b"\n")
         file.flush()
@@ -71,7 +73,7 @@ def _read_key_file(path: Path) -> str:
         return path.read_text("ascii")
     except FileNotFoundError:
         raise NoiseKeyError(f"key file {path}: not found; make one with: noiselib keygen {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # a ValueError: not ASCII, or no path at all
         raise NoiseKeyError(f"key file {path}: cannot be read as a key ({type(error).__name__})") from None
 
 

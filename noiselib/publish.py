@@ -37,7 +37,7 @@ class Target:
             raise NoiselibError(
                 f"target {path}: publishing Parquet there cannot be atomic (no rename of a link); expected a local or mounted path"
             )
-        self.path = Path(path.removeprefix("file://"))
+        self.path = Path(path.removeprefix("file://")).absolute()  # Spark, which writes here too, may work elsewhere
         self.depth = depth
         self.home = self.path.parent / f".{self.path.name}.noiselib"
 

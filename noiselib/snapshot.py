@@ -99,7 +99,7 @@ def choose_partitions(table: TableMetadata, wanted: Sequence[dict[str, str]]) ->
                 raise SpecError(
                     f"--partition {name}: expected one of the partition columns: {', '.join(table.partition_by) or 'none'}"
                 )
-        texts = {p: dict(part.split("=", 1) for part in partition_text(p).split("/") if part) for p in table.partitions}
+        texts = {p: {n: NULL_PARTITION if v is None else str(v) for n, v in p} for p in table.partitions}
         matching = [p for p in table.partitions if all(texts[p][name] == value for name, value in choice.items())]
         if not matching:
             text = ", ".join(f"{name}={value}" for name, value in choice.items())

@@ -16,7 +16,7 @@ def show(ledger: Ledger) -> list[dict[str, Any]]:
             "delta": status.budget.delta,
             "spent": status.spent,
             "remaining": status.remaining,
-            **{state: count for state, count in status.counts.items()},
+            **status.counts,
         }
         for status in ledger.show()
     ]

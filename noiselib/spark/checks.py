@@ -17,8 +17,15 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # read at import: no events leave the machine
-import great_expectations as gx
-import great_expectations.expectations as gxe
+try:
+    import great_expectations as gx
+    import great_expectations.expectations as gxe
+except (
+    SystemExit
+) as leaving:  # Spark Connect, tried on the way, ends a process whose main module has no file: with code 0
+    raise ImportError(
+        "great_expectations cannot be imported here: run noiselib from a file, not from python -c"
+    ) from leaving
 
 from noiselib.law_tests import FALSE_ALARMS, published_limits
 from noiselib.mechanisms import RandomizedResponse
@@ -72,11 +79,11 @@ def validate(rows: DataFrame, plan: Plan, staged: dict[str, Any]) -> list[dict[s
     ]
     published = {name for name, _ in plan.published}
     if set(plan.spec.row_key) <= published and len(plan.spec.row_key) > 1:
-        unique = gxe.ExpectCompoundColumnsToBeUnique(column_list=list(plan.spec.row_key))
-        expectations.append(("row_key_unique", ", ".join(plan.spec.row_key), "error", unique))
+        several = gxe.ExpectCompoundColumnsToBeUnique(column_list=list(plan.spec.row_key))
+        expectations.append(("row_key_unique", ", ".join(plan.spec.row_key), "error", several))
     elif set(plan.spec.row_key) <= published:
-        unique = gxe.ExpectColumnValuesToBeUnique(column=plan.spec.row_key[0])
-        expectations.append(("row_key_unique", plan.spec.row_key[0], "error", unique))
+        single = gxe.ExpectColumnValuesToBeUnique(column=plan.spec.row_key[0])
+        expectations.append(("row_key_unique", plan.spec.row_key[0], "error", single))
     for name, _, least, most in indicators:
         column, _, what = name.partition(": ")
         between = gxe.ExpectColumnSumToBeBetween(column=name, min_value=least, max_value=most)
@@ -107,7 +114,7 @@ def _batch_definition() -> Any:
     """Great Expectations' way to a dataframe, in memory only. Made once: each context leaves a temporary directory."""
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
     context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
+    context.variables.progress_bars = {"globally": False}
     source = context.data_sources.add_spark("staged", persist=False)  # by default a frame stays cached
     return source.add_dataframe_asset("table").add_batch_definition_whole_dataframe("release")
 
@@ -126,7 +133,7 @@ def _indicators(plan: Plan, staged: dict[str, Any]) -> list[tuple[str, Column, i
             unknown = value.isNotNull() & ~value.isin(*column.mechanism.categories)
             found.append((f"{name}: known_categories", unknown, 0, 0))
             continue
-        point = published_point(column)
+        point = c.published_point(column)
         assert column.lattice is not None
         found.append((f"{name}: on_lattice", _off_lattice(column, point), 0, 0))
         if column.memoized and plan.rows_per_unit > 1:
@@ -136,17 +143,6 @@ def _indicators(plan: Plan, staged: dict[str, Any]) -> list[tuple[str, Column, i
                 (f"{name}: published_{what}_{threshold}", _beyond(column, point, what, threshold), least, most)
             )
     return [(name, F.coalesce(test, F.lit(False)), least, most) for name, test, least, most in found]
-
-
-def published_point(column: ColumnPlan) -> Column:
-    """A published number's lattice point, as a double or a bigint."""
-    value, lattice = F.col(c.quoted(column.name)), column.lattice
-    assert lattice is not None
-    if column.type in ("float", "double"):
-        return F.rint(F.when(~F.isnan(value), value.cast("double")) / F.lit(float(lattice.step)))
-    per_step = int(lattice.step / lattice.unit)
-    stored = c.stored_integer(value, column.type)
-    return F.call_function("div", stored, F.lit(per_step).cast("bigint")) if per_step > 1 else stored
 
 
 def _off_lattice(column: ColumnPlan, point: Column) -> Column:

@@ -92,6 +92,27 @@ def from_lattice(column: ColumnPlan, point: Column) -> Column:
     return F.when(value.isNotNull(), number)
 
 
+def published_point(column: ColumnPlan) -> Column:
+    """A published value's lattice point (a category's index): the way back from `from_lattice`. Null where it is null."""
+    value, lattice = F.col(quoted(column.name)), column.lattice
+    if isinstance(column.mechanism, RandomizedResponse):
+        return F.when(value.isNotNull(), _category_index(value, column.mechanism.categories))
+    assert lattice is not None
+    if column.type in ("float", "double"):
+        return F.rint(F.when(~F.isnan(value), value.cast("double")) / F.lit(float(lattice.step)))
+    per_step = int(lattice.step / lattice.unit)
+    stored = stored_integer(value, column.type)
+    return F.call_function("div", stored, F.lit(per_step).cast("bigint")) if per_step > 1 else stored
+
+
+def nullable(column: ColumnPlan) -> bool:
+    """Whether a release may publish this noised column without a value in some row, or with a NaN."""
+    declared = column.declared
+    assert declared is not None
+    others = [getattr(declared, name, "fail") for name in ("on_null", "on_nan", "on_infinite", "on_unknown")]
+    return any(policy in ("keep", "null") for policy in others)
+
+
 def violations(column: ColumnPlan) -> dict[str, Column]:
     """Conditions under which this column's policy fails the release, by what is found."""
     value, declared = F.col(quoted(column.name)), column.declared

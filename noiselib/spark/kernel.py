@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pyspark.sql.functions import pandas_udf
+from pyspark.sql import Column
+from pyspark.sql import functions as F
 
 from noiselib.errors import NoiseKeyError
 from noiselib.key import NoiseKey, load_key
@@ -22,6 +24,8 @@ from noiselib.noise.stream import Stream, encode_bigint, row_tags
 from noiselib.release import PipelineKeys, ReleaseKeys
 
 Ints = NDArray[np.int64]
+Udf = Callable[..., Column]
+_udf: Callable[[str], Callable[[Any], Udf]] = F.pandas_udf  # type: ignore[attr-defined]  # its overloads confuse mypy
 
 
 @dataclass(frozen=True)
@@ -45,24 +49,24 @@ def _resolve(reference: str, key_id: str) -> NoiseKey:
     return key
 
 
-def noise_udf(source: KeySource, name: str, law: str, mechanism: Mechanism | RandomizedResponse) -> Callable:
+def noise_udf(source: KeySource, name: str, law: str, mechanism: Mechanism | RandomizedResponse) -> Udf:
     """A pandas UDF (ordinal, key columns..., value) -> published value, all bigint, for one column's own noise."""
 
     def sample(ordinal: int, encoded: NDArray[np.uint64], values: Ints) -> Ints:
         keys = ReleaseKeys(source.master(), source.release_ids[ordinal])
         return mechanism.perturb(values, Stream(keys.column(name, law), row_tags(keys.row(), encoded), values))
 
-    @pandas_udf("bigint")  # type: ignore[call-overload, untyped-decorator]
+    @_udf("bigint")
     def noise(ordinal: pd.Series, *columns: pd.Series) -> pd.Series:
         return _by_release(ordinal, columns, sample)
 
     return noise
 
 
-def memoized_udf(source: KeySource, name: str, law: str, mechanism: Mechanism | RandomizedResponse) -> Callable:
+def memoized_udf(source: KeySource, name: str, law: str, mechanism: Mechanism | RandomizedResponse) -> Udf:
     """The same for a memoized column: the unit's key columns instead of the row's, and no release."""
 
-    @pandas_udf("bigint")  # type: ignore[call-overload, untyped-decorator]
+    @_udf("bigint")
     def noise(*columns: pd.Series) -> pd.Series:
         keys = PipelineKeys(source.master(), source.pipeline)
         values = _ints(columns[-1])
@@ -72,10 +76,10 @@ def memoized_udf(source: KeySource, name: str, law: str, mechanism: Mechanism | 
     return noise
 
 
-def pseudonym_udf(source: KeySource, name: str) -> Callable:
+def pseudonym_udf(source: KeySource, name: str) -> Udf:
     """A pandas UDF from a value's 128-bit hash (two bigint columns) to its pseudonym, 32 hex digits."""
 
-    @pandas_udf("string")  # type: ignore[call-overload, untyped-decorator]
+    @_udf("string")
     def pseudonym(high: pd.Series, low: pd.Series) -> pd.Series:
         key = PipelineKeys(source.master(), source.pipeline).pseudonym(name)
         text = row_tags(key, _encode((high, low))).tobytes().hex()
@@ -84,7 +88,7 @@ def pseudonym_udf(source: KeySource, name: str) -> Callable:
     return pseudonym
 
 
-def priority_udf(source: KeySource) -> Callable:
+def priority_udf(source: KeySource) -> Udf:
     """A pandas UDF (ordinal, key columns...) -> bigint by which an entity's rows are chosen: random without the key."""
 
     def draw(ordinal: int, encoded: NDArray[np.uint64], values: Ints) -> Ints:
@@ -92,7 +96,7 @@ def priority_udf(source: KeySource) -> Callable:
             np.int64
         )
 
-    @pandas_udf("bigint")  # type: ignore[call-overload, untyped-decorator]
+    @_udf("bigint")
     def priority(ordinal: pd.Series, *columns: pd.Series) -> pd.Series:
         return _by_release(ordinal, (*columns, ordinal), draw)
 
@@ -126,4 +130,4 @@ def _encode(columns: tuple[pd.Series, ...]) -> NDArray[np.uint64]:
 
 
 def _ints(column: pd.Series) -> Ints:
-    return column.to_numpy(np.int64, copy=False)
+    return np.asarray(column, dtype=np.int64)

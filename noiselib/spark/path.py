@@ -7,6 +7,7 @@ walks them in one process, a scheduler walks them as tasks, and a step that was 
 from __future__ import annotations
 
 import platform
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from pyspark.sql import SparkSession
 from noiselib.accounting import Charge
 from noiselib.errors import ChecksFailed, InputError, NoiselibError
 from noiselib.key import load_key
-from noiselib.ledger import Budget, Holder, Ledger, ReserveResult
+from noiselib.ledger import LEASE_SECONDS, Budget, Holder, Ledger, ReserveResult
 from noiselib.plan import Plan, describe_column, digest, make_plan, relation
 from noiselib.publish import MANIFESTS, Target
 from noiselib.release import SCHEME, Release, make_release, request
@@ -47,6 +48,7 @@ class Run:
     reserved: ReserveResult | None = None
     status: dict[str, str] = field(default_factory=dict)
     inspections: dict[str, Inspection] = field(default_factory=dict)
+    holder: Holder = field(default_factory=Holder.current)
 
     @property
     def budget(self) -> Budget | None:
@@ -92,16 +94,39 @@ def reserved(run: Run) -> Iterator[Ledger | None]:
         yield None
         return
     with Ledger.open(run.spec.ledger) as ledger:
-        holder = Holder.current()
+        holder = run.holder
         run.reserved = ledger.reserve(budget, [request(run.plan, release) for release in run.releases], holder)
         try:
             for release in run.releases:
                 run.status[release.id] = _state(run, release, run.reserved.states[release.id])
             run.say(f"reserve   {run.reserved.added:.4g} epsilon added to budget {budget.name}: "
                     f"{run.reserved.epsilon_after:.4g} of {budget.epsilon:g} at delta {budget.delta:g}")  # fmt: skip
-            yield ledger
+            with _renewed(ledger, run):
+                yield ledger
         finally:
             ledger.free([release.id for release in run.releases], holder)
+
+
+@contextmanager
+def _renewed(ledger: Ledger, run: Run) -> Iterator[None]:
+    """Keep the leases alive while the block works, however long that takes."""
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(LEASE_SECONDS / 5):
+            open_ids = [release.id for release in run.open()]
+            try:
+                ledger.renew(open_ids, run.holder)
+            except NoiselibError as error:  # taken over, or the ledger is away: the next write to it will be refused
+                run.say(f"lease     not renewed: {error}")
+
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _state(run: Run, release: Release, before: str | None) -> str:
@@ -124,7 +149,7 @@ def perturb(run: Run, ledger: Ledger | None, spark: SparkSession) -> None:
             raise
     for release in run.open():
         if ledger is not None and _ledger_state(ledger, release) != "published":
-            ledger.advance(release.id, "staged")
+            ledger.advance(release.id, "staged", holder=run.holder)
         run.status[release.id] = "staged"
     run.say(f"stage     {len(todo)} releases staged, {len(run.releases) - len(todo)} were there")
 
@@ -135,7 +160,7 @@ def _give_back(run: Run, ledger: Ledger | None, releases: Sequence[Release]) -> 
         run.target.discard(release.id)
         run.status[release.id] = "abandoned"
         if ledger is not None and _ledger_state(ledger, release) in ("reserved", "staged"):
-            ledger.abandon(release.id, {"reason": "input"})
+            ledger.abandon(release.id, {"reason": "input"}, run.holder)
 
 
 def check(run: Run, ledger: Ledger | None, spark: SparkSession) -> None:
@@ -181,7 +206,7 @@ def _quarantine(run: Run, ledger: Ledger | None, release: Release, result: dict[
         run.target.quarantine(release.id)
     run.status[release.id] = "quarantined"
     if ledger is not None:
-        ledger.advance(release.id, "quarantined", {"failed": _failures(result)})
+        ledger.advance(release.id, "quarantined", {"failed": _failures(result)}, run.holder)
 
 
 def publish(run: Run, ledger: Ledger | None) -> None:
@@ -197,12 +222,12 @@ def publish(run: Run, ledger: Ledger | None) -> None:
     manifests = {release.id: make_manifest(run, release) for release in ready}
     for release in ready:
         if ledger is not None and _ledger_state(ledger, release) != "published":
-            ledger.begin_publish(release.id)
+            ledger.begin_publish(release.id, run.holder)
     if ready:
         run.target.publish(ready, manifests)
     for release in run.open():
         if ledger is not None:
-            ledger.advance(release.id, "published")
+            ledger.advance(release.id, "published", holder=run.holder)
         run.target.discard(release.id)
         run.status[release.id] = "published"
     run.say(f"publish   {len(ready)} releases to {run.target.path}, {len(run.releases) - len(ready)} unchanged")
@@ -211,7 +236,8 @@ def publish(run: Run, ledger: Ledger | None) -> None:
 def _must_be_staged(run: Run, release: Release) -> None:
     if run.target.staged(release.id) is None:
         raise NoiselibError(
-            f"release {release.id[:12]} ({release.partition_text or 'whole table'}): not staged for this snapshot; expected perturb first"
+            f"release {release.id[:12]} ({release.partition_text or 'whole table'}): not staged for this snapshot; "
+            "expected perturb first"
         )
 
 
@@ -223,7 +249,8 @@ def _ledger_state(ledger: Ledger, release: Release) -> str | None:
 def make_manifest(run: Run, release: Release) -> dict[str, Any]:
     """What is published beside the data: everything a reader may know of the release, nothing the operator alone may."""
     staged, checks = run.target.staged(release.id), run.target.checks(release.id)
-    assert staged is not None and checks is not None
+    assert staged is not None
+    assert checks is not None
     private = run.spec.privacy is not None
     return {
         "release_id": release.id,

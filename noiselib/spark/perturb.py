@@ -49,7 +49,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a look at one release's rows found before any noise was drawn. `adjusted` and the like are the operator's, not public."""
+    """What a look at one release's rows found before any noise was drawn. For the operator: not to be published."""
 
     rows: int  # that will be published
     rows_in: int
@@ -168,8 +168,9 @@ def inspect(spark: SparkSession, job: Job) -> dict[str, Inspection]:
             f"{where}: {what}: {row[f'bad {i}']} rows" for i, (what, _) in enumerate(checks) if row[f"bad {i}"]
         ]
         if index in duplicates:
+            key = ", ".join(job.plan.spec.row_key)
             problems.append(
-                f"{where}: row key ({', '.join(job.plan.spec.row_key)}): {duplicates[index]} rows share theirs with another; expected unique"
+                f"{where}: row key ({key}): {duplicates[index]} rows share theirs with another; expected unique"
             )
         results[release.id] = Inspection(
             rows=row["rows"],

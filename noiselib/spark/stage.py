@@ -14,25 +14,26 @@ from urllib.parse import unquote
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
-from noiselib.law_tests import LawTest, law_tests, verdicts
-from noiselib.mechanisms import RandomizedResponse
-from noiselib.plan import ColumnPlan, digest
+from noiselib.law_tests import SAMPLE_ROWS, LawTest, law_tests, verdicts
+from noiselib.plan import ColumnPlan, Plan, digest
 from noiselib.publish import Target
 from noiselib.release import Release
 from noiselib.snapshot import verify_unchanged
 from noiselib.spark import columns as c
 from noiselib.spark.perturb import Inspection, Job, noised_rows, published_columns
 
+COUNT_BITS = 20  # of one count packed into a sum; see SAMPLE_ROWS
+
 
 def stage(spark: SparkSession, job: Job, target: Target, inspections: dict[str, Inspection]) -> None:
     """Write the job's releases to staging, each with the verdicts on its noise. Raises InputError if the source changed."""
     scratch = target.scratch(digest([release.id for release in job.releases])[:16])
-    frame, observed = observe_law(noised_rows(spark, job), job)
-    published = frame.select(*published_columns(job))
+    law = LawObservation(job)
+    published = law.attach(noised_rows(spark, job)).select(*[c.quoted(name) for name, _ in job.plan.published])
     writer = published.write.mode("errorifexists")
     partition_by = job.table.partition_by
     (writer.partitionBy(*partition_by) if partition_by else writer).parquet(str(scratch))
-    found = observed.verdicts()
+    found = law.verdicts()
     verify_unchanged(job.table, [release.partition for release in job.releases])
     written = _written(scratch, len(partition_by))
     for release in job.releases:
@@ -43,7 +44,10 @@ def stage(spark: SparkSession, job: Job, target: Target, inspections: dict[str, 
 
 
 class LawObservation:
-    """The law tests of one job, counted while its rows pass by."""
+    """The law tests of one job, counted while its rows pass by, on what is published against the clipped true values.
+
+    Each count costs every row, so large jobs are sampled; that all values were clipped is seen on every row.
+    """
 
     def __init__(self, job: Job) -> None:
         self.tests = law_tests(job.plan, len(job.releases))
@@ -51,53 +55,79 @@ class LawObservation:
         self._job = job
 
     def attach(self, frame: DataFrame) -> DataFrame:
-        """The frame, with the counts of every test taken from its rows."""
+        """The published columns (and lattice points) of noised rows, with the counts of every test taken on the way."""
+        plan, rows = self._job.plan, sum(release.rows_expected for release in self._job.releases)
+        points = [c.quoted(f"__x_{column.name}") for column in plan.noised]
+        sampled = F.lit(True) if rows <= SAMPLE_ROWS else F.rand(0) < SAMPLE_ROWS / rows
+        published = frame.select(*published_columns(self._job), *points, sampled.alias("__sampled"))
+        counts = [F.count_if(_unclipped(plan.noised)).alias("unclipped"), *self._packed_counts()]
+        return published.observe(self._observation, *counts)
+
+    def _conditions(self) -> list[Column]:
+        """What is counted: per test the rows for which it holds, then the rows that took part in it."""
         plan = self._job.plan
-        counts = [F.lit(0).cast("bigint").alias("none")] if not self.tests else []
-        for index, test in enumerate(self.tests):
-            column = plan.column(test.column)
-            took_part = ~c.unpublished(column)
-            if test.other is not None:
-                took_part = took_part & ~c.unpublished(plan.column(test.other))
-            held = F.coalesce(_condition(test, column), F.lit(False))
-            counts.append(F.count_if(took_part & held).alias(f"count {index}"))
-            counts.append(F.count_if(took_part).alias(f"rows {index}"))
-        return frame.observe(self._observation, *counts) if self.tests else frame
+        took_part = [_all_published(test.columns, plan) for test in self.tests]
+        held = [part & _condition(test, plan) for part, test in zip(took_part, self.tests, strict=True)]
+        return [*held, *took_part]
+
+    def _packed_counts(self) -> list[Column]:
+        """The counts, three to a sum: each sum costs every row, and a sampled count stays far below 2^20."""
+        conditions = self._conditions()
+        sums = []
+        for first in range(0, len(conditions), 3):
+            packed = F.lit(0).cast("bigint")
+            for place, condition in enumerate(conditions[first : first + 3]):
+                packed = packed + F.when(condition, F.lit(1 << (COUNT_BITS * place)).cast("bigint")).otherwise(
+                    F.lit(0).cast("bigint")
+                )
+            sums.append(F.sum(F.when(F.col("__sampled"), packed)).alias(f"counts {first}"))
+        return sums
 
     def verdicts(self) -> list[dict[str, Any]]:
         """After the frame's action: the verdicts. The counts are dropped here: with them true sums would follow."""
-        if not self.tests:
-            return []
-        counted = self._observation.get
-        numbers = range(len(self.tests))
-        return verdicts(self.tests, [counted[f"count {i}"] for i in numbers], [counted[f"rows {i}"] for i in numbers])
+        counted, size = self._observation.get, len(self.tests)
+        found = [
+            ((counted[f"counts {i - i % 3}"] or 0) >> (COUNT_BITS * (i % 3))) & (2**COUNT_BITS - 1)
+            for i in range(2 * size)
+        ]
+        clipped = {"check": "clipped", "column": None, "severity": "error", "success": counted["unclipped"] == 0}
+        return [clipped, *verdicts(self.tests, found[:size], found[size:])]
 
 
-def observe_law(frame: DataFrame, job: Job) -> tuple[DataFrame, LawObservation]:
-    observation = LawObservation(job)
-    return observation.attach(frame), observation
+def _unclipped(columns: Sequence[ColumnPlan]) -> Column:
+    """Whether any lattice point lies beyond its column's bounds when the noise is drawn."""
+    found = F.lit(False)
+    for column in columns:
+        if column.lattice is not None:
+            found = found | ~F.col(c.quoted(f"__x_{column.name}")).between(column.lattice.lower, column.lattice.upper)
+    return found
 
 
-def _condition(test: LawTest, column: ColumnPlan) -> Column:
-    noise = _noise(test.column)
+def _all_published(names: Sequence[str], plan: Plan) -> Column:
+    """Rows without a value in one of the columns take no part in a test of them."""
+    found = F.lit(True)
+    for name in names:
+        if c.nullable(plan.column(name)):
+            found = found & F.col(c.quoted(name)).isNotNull()
+    return found
+
+
+def _condition(test: LawTest, plan: Plan) -> Column:
+    noise = _noise(plan.column(test.column))
     if test.what == "within":
-        return F.abs(noise) <= test.threshold
+        return noise.between(-test.threshold, test.threshold)
     if test.what == "positive":
         return noise > 0
     if test.what == "same":
         return noise == 0
-    if test.what == "agree":
-        assert test.other is not None
-        return (noise > 0) == (_noise(test.other) > 0)
-    assert (
-        test.what == "outside" and not isinstance(column.mechanism, RandomizedResponse) and column.lattice is not None
-    )
-    point = F.col(c.quoted(f"__x_{test.column}"))
-    return ~point.between(column.lattice.lower, column.lattice.upper)
+    assert test.what == "agree"
+    assert test.other is not None
+    return (noise > 0) == (_noise(plan.column(test.other)) > 0)
 
 
-def _noise(name: str) -> Column:
-    return F.col(c.quoted(f"__y_{name}")) - F.col(c.quoted(f"__x_{name}"))
+def _noise(column: ColumnPlan) -> Column:
+    """What was added, in steps: the published value's lattice point less the true one's."""
+    return c.published_point(column) - F.col(c.quoted(f"__x_{column.name}"))
 
 
 def _written(scratch: Path, depth: int) -> dict[str, Path]:
@@ -115,8 +145,3 @@ def _write_empty(published: DataFrame, scratch: Path, release: Release) -> Path:
     empty = published.sparkSession.createDataFrame([], published.drop(*names).schema)
     empty.coalesce(1).write.mode("overwrite").parquet(str(place))
     return place
-
-
-def staged_releases(target: Target, releases: Sequence[Release]) -> list[Release]:
-    """Those of `releases` that are staged whole."""
-    return [release for release in releases if target.staged(release.id) is not None]

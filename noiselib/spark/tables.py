@@ -1,7 +1,11 @@
-"""Reading tables into Spark: exactly the files named, the partition columns with the types we gave them."""
+"""Reading tables into Spark: exactly the files named, the partition columns with the types we gave them.
+
+Spark is given absolute paths only: a relative one it would look up where its JVM was started, not where we are.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +17,7 @@ PARTITION_TYPES = {"int32": T.IntegerType(), "int64": T.LongType(), "string": T.
 
 def table_schema(spark: SparkSession, file: str, partition_types: Sequence[tuple[str, str]]) -> T.StructType:
     """The columns of a Parquet file of the table, then the partition columns. Reads one footer."""
-    fields = spark.read.parquet(file).schema.fields
+    fields = spark.read.parquet(_absolute(file)).schema.fields
     return T.StructType([*fields, *(T.StructField(name, PARTITION_TYPES[kind]) for name, kind in partition_types)])
 
 
@@ -22,7 +26,9 @@ def read_files(spark: SparkSession, schema: T.StructType, root: str, files: Sequ
     if not files:
         return spark.createDataFrame([], schema)
     reader = spark.read.schema(schema)
-    return (reader.option("basePath", root) if files != [root] else reader).parquet(*files)
+    if files != [root]:
+        reader = reader.option("basePath", _absolute(root))
+    return reader.parquet(*map(_absolute, files))
 
 
 def read_directory(spark: SparkSession, root: Path, partition_types: Sequence[tuple[str, str]]) -> DataFrame:
@@ -31,6 +37,10 @@ def read_directory(spark: SparkSession, root: Path, partition_types: Sequence[tu
     if not files:
         raise FileNotFoundError(str(root))
     return read_files(spark, table_schema(spark, files[0], partition_types), str(root), files)
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(path.removeprefix("file://"))
 
 
 def _hidden(path: Path) -> bool:

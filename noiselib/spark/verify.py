@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
 
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from noiselib.errors import NoiselibError
@@ -17,6 +19,7 @@ from noiselib.spark.perturb import Job, noised_rows, published_columns
 from noiselib.spark.tables import read_files, table_schema
 
 SHOWN = 20
+COPY = "__copy"
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,18 @@ def verify(run: Run, spark: SparkSession, release_id: str | None = None) -> dict
     Raises NoiselibError for a release that is not published for the snapshot at hand.
     """
     chosen = [r for r in run.releases if release_id is None or r.id.startswith(release_id)]
-    differences: list[Difference] = []
+    if not chosen:
+        raise NoiselibError(
+            f"release {release_id}: not a release of {run.spec.pipeline} for the snapshot that {run.table.path} holds now"
+        )
+    differences = _not_in_source(run) if release_id is None and len(chosen) == len(run.table.partitions) else []
     for release in chosen:
         if run.target.manifest(release.id) is None:
             raise NoiselibError(
-                f"release {release.id[:12]} ({release.partition_text or 'whole table'}) of {run.spec.pipeline}: not published for the "
-                f"snapshot that {run.table.path} holds now, with key {release.key_id}"
+                f"release {release.id[:12]} ({release.partition_text or 'whole table'}) of {run.spec.pipeline}: "
+                f"not published for the snapshot that {run.table.path} holds now, with key {release.key_id}"
             )
-        differences += _differences(run, spark, release)
+    differences += _differences(run, spark, chosen)
     return {
         "success": not differences,
         "releases": [{"release_id": r.id, "partition": r.partition_text} for r in chosen],
@@ -49,38 +56,54 @@ def verify(run: Run, spark: SparkSession, release_id: str | None = None) -> dict
     }
 
 
-def _differences(run: Run, spark: SparkSession, release: Release) -> Iterator[Difference]:
-    job = Job(run.plan, run.table, (release,), run.spec.key)
+def _not_in_source(run: Run) -> list[Difference]:
+    """Published partitions that the source does not have: nothing can confirm them."""
+    known = {release.partition_text for release in run.releases}
+    found = sorted(unquote(str(place.relative_to(run.target.path))) for place in _partition_directories(run))
+    return [Difference(name, "published, not in the source", ()) for name in found if name not in known]
+
+
+def _partition_directories(run: Run) -> list[Path]:
+    """Where the published partitions lie; their names are escaped as Spark does it."""
+    depth = len(run.spec.source.partition_by)
+    return list(run.target.path.glob("/".join(["*=*"] * depth))) if depth else [run.target.path]
+
+
+def _differences(run: Run, spark: SparkSession, releases: list[Release]) -> Iterator[Difference]:
+    job = Job(run.plan, run.table, tuple(releases), run.spec.key)
     derived = noised_rows(spark, job).select(*published_columns(job))
-    published = _published(run, spark, release)
-    names = [name for name, _ in run.plan.published]
-    if set(run.spec.row_key) <= set(names):
-        yield from _by_key(derived, published, run.plan, release)
+    published = _published(run, spark, releases)
+    if set(run.spec.row_key) <= {name for name, _ in run.plan.published}:
+        yield from _by_key(derived, published, run.plan)
         return
     for what, extra in (("published but not derived", _minus(published, derived, run.plan)),
                         ("derived but not published", _minus(derived, published, run.plan))):  # fmt: skip
-        count = extra.count()
-        if count:
-            yield Difference(release.partition_text, f"{count} rows {what} (the row key is not published)", ())
+        partitions = map(c.quoted, run.spec.source.partition_by)
+        for row in extra.groupBy(*partitions).count().filter("count > 0").collect():
+            where = "/".join(f"{name}={row[name]}" for name in run.spec.source.partition_by)
+            yield Difference(where, f"{row['count']} rows {what} (the row key is not published)", ())
 
 
-def _published(run: Run, spark: SparkSession, release: Release) -> DataFrame:
-    current = run.target.current()
-    assert current is not None
-    place = current / release.partition_text
-    files = sorted(str(file) for file in place.glob("*.parquet"))
+def _published(run: Run, spark: SparkSession, releases: list[Release]) -> DataFrame:
+    root, chosen = run.target.path, {release.partition_text for release in releases}
+    places = _partition_directories(run)
+    here = [p for p in places if not run.spec.source.partition_by or unquote(str(p.relative_to(root))) in chosen]
+    files = sorted(str(file) for place in here for file in place.glob("*.parquet"))
     if not files:
-        raise NoiselibError(f"release {release.id[:12]}: published directory {place} holds no Parquet file")
+        raise NoiselibError(f"target {root}: holds no Parquet file of {', '.join(sorted(chosen))}")
     schema = table_schema(spark, files[0], run.plan.partition_types)
-    return read_files(spark, schema, str(current), files)
+    return read_files(spark, schema, str(root), files)
 
 
-def _by_key(derived: DataFrame, published: DataFrame, plan: Plan, release: Release) -> Iterator[Difference]:
+def _by_key(derived: DataFrame, published: DataFrame, plan: Plan) -> Iterator[Difference]:
     names = [name for name, _ in plan.published]
-    keys = plan.spec.row_key
-    left = derived.select(F.struct(*map(c.quoted, names)).alias("derived"), *map(c.quoted, keys))
-    right = published.select(F.struct(*map(c.quoted, names)).alias("published"), *map(c.quoted, keys))
-    joined = left.join(right, keys, "full_outer")
+    partition_by = plan.spec.source.partition_by
+    keys = [*plan.spec.row_key, *(name for name in partition_by if name not in plan.spec.row_key)]
+    # a row that is published twice has no second one to be compared with
+    copy = F.row_number().over(Window.partitionBy(*map(c.quoted, keys)).orderBy(c.quoted(keys[0])))
+    left = derived.select(F.struct(*map(c.quoted, names)).alias("derived"), *map(c.quoted, keys), F.lit(1).alias(COPY))
+    right = published.select(F.struct(*map(c.quoted, names)).alias("published"), *map(c.quoted, keys), copy.alias(COPY))
+    joined = left.join(right, [*keys, COPY], "full_outer")
     differing = F.array_compact(F.array(*[
         F.when(~_same(F.col(f"derived.{c.quoted(name)}"), F.col(f"published.{c.quoted(name)}"), kind), F.lit(name))
         for name, kind in plan.published
@@ -88,16 +111,21 @@ def _by_key(derived: DataFrame, published: DataFrame, plan: Plan, release: Relea
     found = joined.withColumn("differing", differing).filter(
         F.col("derived").isNull() | F.col("published").isNull() | (F.size("differing") > 0)
     )
-    text = F.concat_ws(", ", *[F.concat(F.lit(f"{key}="), F.col(c.quoted(key)).cast("string")) for key in keys])
+    text = F.concat_ws(", ", *[_named(name) for name in plan.spec.row_key])
     rows = found.select(
+        F.concat_ws("/", *[_named(name) for name in partition_by]).alias("partition"),
         text.alias("row"),
         "differing",
         F.col("derived").isNull().alias("extra"),
         F.col("published").isNull().alias("missing"),
     )
-    for row in rows.orderBy("row").limit(SHOWN).collect():
+    for row in rows.orderBy("partition", "row").limit(SHOWN).collect():
         what = " (published, not derived)" if row["extra"] else " (derived, not published)" if row["missing"] else ""
-        yield Difference(release.partition_text, row["row"] + what, tuple(row["differing"]) if not what else ())
+        yield Difference(row["partition"], row["row"] + what, tuple(row["differing"]) if not what else ())
+
+
+def _named(name: str) -> Column:
+    return F.concat(F.lit(f"{name}="), F.col(c.quoted(name)).cast("string"))
 
 
 def _minus(first: DataFrame, second: DataFrame, plan: Plan) -> DataFrame:

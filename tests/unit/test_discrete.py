@@ -80,14 +80,14 @@ def unfolded(i: int) -> int:
 LAPLACE_SCALES = [F(1, 2**30), F(1, 10), F(1), F(7, 2), F(100), F(200)]
 
 
-@pytest.mark.parametrize("scale", LAPLACE_SCALES, ids=str)
+@pytest.mark.parametrize("scale", LAPLACE_SCALES, ids=lambda value: getattr(value, "__name__", str(value)))
 def test_discrete_laplace_is_within_its_bound(scale: F):
     q = mp.exp(-1 / number(scale))
     law = pushed(joined(discrete._digit_tables(1 / scale, True)), unfolded)
     assert distance(law, lambda k: (1 - q) / (1 + q) * q ** abs(k)) <= DiscreteLaplace(scale).tv_bound <= 2**-40
 
 
-@pytest.mark.parametrize("scale", [*LAPLACE_SCALES[:-1], F(150)], ids=str)
+@pytest.mark.parametrize("scale", [*LAPLACE_SCALES[:-1], F(150)], ids=lambda value: getattr(value, "__name__", str(value)))
 def test_rounded_laplace_is_within_its_bound(scale: F):
     b = number(scale)
     magnitude = pushed(joined(discrete._digit_tables(1 / (2 * scale), False)), lambda h: (h + 1) // 2)
@@ -100,7 +100,7 @@ def test_rounded_laplace_is_within_its_bound(scale: F):
 
 
 @pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize("scale", [F(2**20), F(10**9, 7), F(2**40)], ids=str)
+@pytest.mark.parametrize("scale", [F(2**20), F(10**9, 7), F(2**40)], ids=lambda value: getattr(value, "__name__", str(value)))
 def test_every_digit_table_is_within_its_share_of_the_bound(scale: F, signed: bool):
     """For scales whose product law is too large to write down: independent digits add up at most."""
     rate, place, total = 1 / scale, 0, mp.mpf(0)
@@ -142,21 +142,21 @@ def gaussian_law(sigma: F, centre: F):
     return lambda k: mp.exp(-((k + c) ** 2) / (2 * s * s)) / whole
 
 
-@pytest.mark.parametrize("sigma", [F(1, 2**30), F(1, 5), F(1), F(10, 3), F(481), F(482), F(964)], ids=str)
+@pytest.mark.parametrize("sigma", [F(1, 2**30), F(1, 5), F(1), F(10, 3), F(481), F(482), F(964)], ids=lambda value: getattr(value, "__name__", str(value)))
 def test_discrete_gaussian_is_within_its_bound(sigma: F):
     """482 and 964 are just above a power of two of buckets, where acceptance is least."""
     law = bucket_law(discrete._buckets(sigma, False))
     assert distance(law, gaussian_law(sigma, F(0))) <= DiscreteGaussian(sigma).tv_bound <= 2**-47
 
 
-@pytest.mark.parametrize("sigma", [F(3), F(482)], ids=str)
+@pytest.mark.parametrize("sigma", [F(3), F(482)], ids=lambda value: getattr(value, "__name__", str(value)))
 def test_the_halfway_gaussian_is_within_its_bound(sigma: F):
     buckets = discrete._buckets(sigma, True)
     assert distance(bucket_law(buckets), gaussian_law(sigma, F(1, 2))) <= buckets.tv_bound
 
 
 @pytest.mark.parametrize("halfway", [False, True])
-@pytest.mark.parametrize("sigma", [F(2**20), F(2**24), F(10**9, 7), F(2**41)], ids=str)
+@pytest.mark.parametrize("sigma", [F(2**20), F(2**24), F(10**9, 7), F(2**41)], ids=lambda value: getattr(value, "__name__", str(value)))
 def test_wide_buckets_have_exact_tables_and_acceptance(sigma: F, halfway: bool):
     buckets = discrete._buckets(sigma, halfway)
     width, s = 2**buckets.bits, number(sigma)
@@ -175,7 +175,7 @@ def test_wide_buckets_have_exact_tables_and_acceptance(sigma: F, halfway: bool):
 
 
 @pytest.mark.parametrize("halfway", [False, True])
-@pytest.mark.parametrize("sigma", [F(482), F(964), F(2**20), F(10**9, 7), F(2**41)], ids=str)
+@pytest.mark.parametrize("sigma", [F(482), F(964), F(2**20), F(10**9, 7), F(2**41)], ids=lambda value: getattr(value, "__name__", str(value)))
 def test_the_squeeze_accepts_only_what_the_full_test_accepts(sigma: F, halfway: bool):
     buckets = discrete._buckets(sigma, halfway)
     width = 2**buckets.bits
@@ -198,7 +198,7 @@ def test_the_midpoint_rule_bounds_cells_against_densities(sigma: float):
     assert 0.02 / sigma**2 < gap < 0.021 / sigma**2 < 1 / (8 * sigma**2)
 
 
-@pytest.mark.parametrize("sigma", [F(1, 2**30), F(1, 3), F(1), F(2**20), F(2**24) - 1, F(2**24), F(2**40)], ids=str)
+@pytest.mark.parametrize("sigma", [F(1, 2**30), F(1, 3), F(1), F(2**20), F(2**24) - 1, F(2**24), F(2**40)], ids=lambda value: getattr(value, "__name__", str(value)))
 def test_rounded_gaussian_adds_up_to_its_bound(sigma: F):
     law = RoundedGaussian(sigma)
     fine = law._fine_sigma
@@ -295,7 +295,7 @@ SAMPLERS = [
 ]
 
 
-@pytest.mark.parametrize(("law", "slow"), SAMPLERS, ids=str)
+@pytest.mark.parametrize(("law", "slow"), SAMPLERS, ids=lambda value: getattr(value, "__name__", str(value)))
 def test_samples_are_those_of_the_slow_sampler(law, slow):
     """The first rows, and with rejection all rows that the squeeze leaves open besides."""
     stream = stream_of(5000)
@@ -313,7 +313,7 @@ def test_samples_are_those_of_the_slow_sampler(law, slow):
     assert [int(found[row]) for row in rows] == [slow(law, stream, row) for row in rows]
 
 
-@pytest.mark.parametrize("law", [law for law, _ in SAMPLERS], ids=str)
+@pytest.mark.parametrize("law", [law for law, _ in SAMPLERS], ids=lambda value: getattr(value, "__name__", str(value)))
 def test_a_draw_depends_on_its_row_alone(law, monkeypatch):
     stream = stream_of(3000)
     whole = law.sample(stream)
@@ -333,7 +333,7 @@ def test_samples_are_pinned():
     assert digest.hexdigest() == "f44c7bdb042140179a82bf1798c5aef61d4163a9ed16973cead722c7fc8072b1"
 
 
-@pytest.mark.parametrize("law", [law for law, _ in SAMPLERS], ids=str)
+@pytest.mark.parametrize("law", [law for law, _ in SAMPLERS], ids=lambda value: getattr(value, "__name__", str(value)))
 def test_draws_counts_the_first_attempts_blocks(law, monkeypatch):
     counters = set()
     words = Stream.words
@@ -382,7 +382,7 @@ MOMENT_LAWS = [
 ]
 
 
-@pytest.mark.parametrize("law", MOMENT_LAWS, ids=str)
+@pytest.mark.parametrize("law", MOMENT_LAWS, ids=lambda value: getattr(value, "__name__", str(value)))
 def test_moments_and_cdf_are_those_of_the_pmf(law):
     reach = 40 * math.ceil(math.sqrt(law.variance) + 1)
     k = np.arange(-reach, reach + 1)
