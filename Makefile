@@ -47,5 +47,5 @@ audit: setup
 	for lock in requirements/*.lock; do .venv/bin/python -m pip_audit --strict --disable-pip --requirement $$lock || exit 1; done
 
 clean:
-	rm -rf demo build dist .venv .venv-airflow *.egg-info spark-warehouse run_results.json
+	rm -rf demo build dist .venv .venv-airflow *.egg-info spark-warehouse run_results.json run_results
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
