@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 from noiselib.errors import NoiselibError
 from noiselib.plan import Plan
 from noiselib.release import Release
+from noiselib.snapshot import NULL_PARTITION
 from noiselib.spark import columns as c
 from noiselib.spark.path import Run
 from noiselib.spark.perturb import Job, noised_rows, published_columns
@@ -20,6 +21,7 @@ from noiselib.spark.tables import read_files, table_schema
 
 SHOWN = 20
 COPY = "__copy"
+PARTITION = "__partition"
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,8 @@ def _differences(run: Run, spark: SparkSession, releases: list[Release]) -> Iter
         return
     for what, extra in (("published but not derived", _minus(published, derived, run.plan)),
                         ("derived but not published", _minus(derived, published, run.plan))):  # fmt: skip
-        partitions = map(c.quoted, run.spec.source.partition_by)
-        for row in extra.groupBy(*partitions).count().filter("count > 0").collect():
-            where = "/".join(f"{name}={row[name]}" for name in run.spec.source.partition_by)
-            yield Difference(where, f"{row['count']} rows {what} (the row key is not published)", ())
+        for row in extra.groupBy(_partition_text(run.plan).alias("partition")).count().orderBy("partition").collect():
+            yield Difference(row["partition"], f"{row['count']} rows {what} (the row key is not published)", ())
 
 
 def _published(run: Run, spark: SparkSession, releases: list[Release]) -> DataFrame:
@@ -97,13 +97,14 @@ def _published(run: Run, spark: SparkSession, releases: list[Release]) -> DataFr
 
 def _by_key(derived: DataFrame, published: DataFrame, plan: Plan) -> Iterator[Difference]:
     names = [name for name, _ in plan.published]
-    partition_by = plan.spec.source.partition_by
-    keys = [*plan.spec.row_key, *(name for name in partition_by if name not in plan.spec.row_key)]
+    keys = [F.col(c.quoted(name)) for name in plan.spec.row_key]
+    keys.append(_partition_text(plan).alias(PARTITION))
+    left = derived.select(F.struct(*map(c.quoted, names)).alias("derived"), *keys, F.lit(1).alias(COPY))
+    right = published.select(F.struct(*map(c.quoted, names)).alias("published"), *keys)
     # a row that is published twice has no second one to be compared with
-    copy = F.row_number().over(Window.partitionBy(*map(c.quoted, keys)).orderBy(c.quoted(keys[0])))
-    left = derived.select(F.struct(*map(c.quoted, names)).alias("derived"), *map(c.quoted, keys), F.lit(1).alias(COPY))
-    right = published.select(F.struct(*map(c.quoted, names)).alias("published"), *map(c.quoted, keys), copy.alias(COPY))
-    joined = left.join(right, [*keys, COPY], "full_outer")
+    by = [*map(c.quoted, plan.spec.row_key), PARTITION]
+    right = right.withColumn(COPY, F.row_number().over(Window.partitionBy(*by).orderBy(PARTITION)))
+    joined = left.join(right, [*plan.spec.row_key, PARTITION, COPY], "full_outer")
     differing = F.array_compact(F.array(*[
         F.when(~_same(F.col(f"derived.{c.quoted(name)}"), F.col(f"published.{c.quoted(name)}"), kind), F.lit(name))
         for name, kind in plan.published
@@ -113,7 +114,7 @@ def _by_key(derived: DataFrame, published: DataFrame, plan: Plan) -> Iterator[Di
     )
     text = F.concat_ws(", ", *[_named(name) for name in plan.spec.row_key])
     rows = found.select(
-        F.concat_ws("/", *[_named(name) for name in partition_by]).alias("partition"),
+        F.col(PARTITION).alias("partition"),
         text.alias("row"),
         "differing",
         F.col("derived").isNull().alias("extra"),
@@ -122,6 +123,15 @@ def _by_key(derived: DataFrame, published: DataFrame, plan: Plan) -> Iterator[Di
     for row in rows.orderBy("partition", "row").limit(SHOWN).collect():
         what = " (published, not derived)" if row["extra"] else " (derived, not published)" if row["missing"] else ""
         yield Difference(row["partition"], row["row"] + what, tuple(row["differing"]) if not what else ())
+
+
+def _partition_text(plan: Plan) -> Column:
+    """As a release's `partition_text`; empty for a table without partitions."""
+    parts = [
+        F.concat(F.lit(f"{name}="), F.coalesce(F.col(c.quoted(name)).cast("string"), F.lit(NULL_PARTITION)))
+        for name in plan.spec.source.partition_by
+    ]
+    return F.concat_ws("/", *parts) if parts else F.lit("")
 
 
 def _named(name: str) -> Column:
