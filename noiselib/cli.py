@@ -29,7 +29,9 @@ PIPELINES = Path("conf/pipelines")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 failure, 2 usage or spec, 3 checks, 4 over budget, 5 held."""
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING)  # some libraries set their own loggers lower
+    logging.basicConfig(handlers=[handler], format="%(message)s")
     arguments = _parser().parse_args(argv)
     try:
         signal.signal(signal.SIGTERM, _terminated)

@@ -391,7 +391,7 @@ def relation(plan: Plan) -> str:
     for column in plan.noised:
         distance = getattr(column.declared, "protect_distance", None)
         metric.append(f"{column.name} (at most {distance:g})") if distance else local.append(column.name)
-    public = [column.name for column in plan.columns if column.treatment == "keep"]
+    public = [column.name for column in plan.columns if column.treatment in ("keep", "pseudonymize")]
     entity = plan.spec.entity
     unit = f"the rows of one {', '.join(entity.entity)} (at most {entity.max_rows} a release)" if entity else "one row"
     parts = [f"any change in {', '.join(local)}"] if local else []

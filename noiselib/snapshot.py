@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -65,6 +66,10 @@ def read_metadata(path: str, partition_by: Sequence[str]) -> TableMetadata:
     directories, paths = _walk(root, len(partition_by))
     raw = {directory: _partition_of(directory, partition_by, path) for directory in directories}
     typed, types = _typed_partitions(raw, partition_by)
+    stray = [file for file in paths if _partition_directory(root, file, len(partition_by)) not in typed]
+    if stray:
+        expected = "/".join(f"{name}=..." for name in partition_by)
+        raise InputError(f"source file {stray[0]}: lies in no partition; expected {expected} above it")
     with ThreadPoolExecutor(8) as pool:
         footers = dict(zip(paths, pool.map(_read_footer, paths), strict=True))
     schema = _common_schema(path, footers)
@@ -179,9 +184,7 @@ def _typed_partitions(
     types = []
     for position, name in enumerate(partition_by):
         texts = {values[position] for values in raw.values()} - {NULL_PARTITION}
-        plain = all(text == str(int(text)) for text in texts if text.lstrip("-").isdecimal()) and all(
-            text.lstrip("-").isdecimal() for text in texts
-        )
+        plain = all(re.fullmatch("0|-?[1-9][0-9]*", text) for text in texts)
         largest = max((abs(int(text)) for text in texts), default=0) if plain else 0
         types.append((name, "string" if not plain or largest >= 2**63 else "int32" if largest < 2**31 else "int64"))
 

@@ -19,6 +19,7 @@ REQUIRED = {
     "spark.sql.files.ignoreCorruptFiles": "false",  # a truncated file fails the release
     "spark.sql.files.ignoreMissingFiles": "false",
 }
+QUIET_LOG = Path(__file__).with_name("log4j2.properties")
 
 
 def open_session(app: str, master: str | None = None, conf_file: Path | None = None) -> SparkSession:
@@ -32,6 +33,7 @@ def open_session(app: str, master: str | None = None, conf_file: Path | None = N
     if "PYSPARK_GATEWAY_PORT" not in os.environ:  # spark-submit sets it, on a cluster too, and has a master of its own
         builder = builder.master(master or "local[*]").config("spark.ui.enabled", "false")
         builder = builder.config("spark.ui.showConsoleProgress", "false")
+        builder = builder.config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile={QUIET_LOG}")
         for name, value in _read_conf(conf_file).items():
             builder = builder.config(name, value)
     try:
