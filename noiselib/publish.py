@@ -26,7 +26,6 @@ from noiselib.errors import NoiselibError
 from noiselib.release import Release
 
 MANIFESTS = "_noiselib"  # a leading underscore: Spark and Arrow do not take it for data
-VERSIONS_KEPT = 2  # the current one, and the one that a reader may still be reading
 
 
 class Target:
@@ -136,10 +135,10 @@ class Target:
             os.rename(building, versions / str(number))
             _sync(versions)
             self._point_to(Path(self.home.name) / "versions" / str(number))
-            for old in sorted((p for p in versions.iterdir() if p.name.isdecimal()), key=lambda p: int(p.name))[
-                :-VERSIONS_KEPT
-            ]:
-                shutil.rmtree(old)
+            # kept: the new version, and the one that a reader may still be reading; not a version that never was current
+            for old in versions.iterdir():
+                if old.name != str(number) and (current is None or old.name != current.name):
+                    shutil.rmtree(old)
 
     def _carry_over(self, current: Path, building: Path, replaced: set[str]) -> None:
         for file in sorted(p for p in current.rglob("*") if p.is_file()):
@@ -154,6 +153,8 @@ class Target:
 
     def _add(self, release: Release, building: Path) -> None:
         data = self.data(release.id)
+        if self.staged(release.id) is None:  # or the partition would be published empty
+            raise NoiselibError(f"release {release.id[:12]}: no longer staged in {data}; expected perturb first")
         for file in sorted(p for p in data.rglob("*") if p.is_file()):
             _link(file, building / file.relative_to(data))
 

@@ -1,0 +1,374 @@
+"""Publishing real files: readers see one version at a time, partitions keep their bytes, killed publishers leave no trace."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+import noiselib.publish
+from noiselib.errors import NoiselibError
+from noiselib.publish import MANIFESTS, Target
+from noiselib.release import Release
+
+ROWS = 20
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Target:
+    return Target(str(tmp_path / "out"), 1)
+
+
+def release(version: int, day: int | str | None = 1) -> Release:
+    name = str(day).replace("/", "+")
+    return Release(f"{version:04d}-{name}", "trips", (("day", day),), "snapshot", "key", ROWS)
+
+
+def stage(target: Target, one: Release, directory: str | None = None) -> Release:
+    """Stage `one` as Spark leaves it: rows that hold its id, under a file name of its own, and the writer's marks."""
+    written = target.scratch(one.id)
+    if one.partition:
+        written /= directory or one.partition_text
+    written.mkdir(parents=True)
+    pq.write_table(pa.table({"release": [one.id] * ROWS}), written / f"part-0-{one.id}.parquet")
+    (written / "_SUCCESS").touch()
+    (written / ".part-0.crc").touch()
+    target.stage(one, written, {"rows": ROWS})
+    return one
+
+
+def publish(target: Target, *releases: Release) -> None:
+    target.publish(releases, {r.id: {"release_id": r.id, "partition": r.partition_text} for r in releases})
+    for one in releases:
+        target.discard(one.id)
+
+
+def stage_and_publish(target: Target, *releases: Release) -> None:
+    publish(target, *[stage(target, one) for one in releases])
+
+
+def read(path: Path) -> set[str]:
+    """The releases whose rows a plain reader gets, all of them whole."""
+    ids = ds.dataset(path, partitioning="hive").to_table()["release"].to_pylist()
+    assert all(ids.count(one) == ROWS for one in set(ids))
+    return set(ids)
+
+
+def published(target: Target) -> set[str]:
+    assert {manifest["release_id"] for manifest in target.manifests()} == read(target.path)
+    return read(target.path)
+
+
+def checksums(root: Path) -> dict[str, str]:
+    files = [file for file in sorted(root.rglob("*")) if file.is_file()]
+    return {str(file.relative_to(root)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+# ---- what a reader sees ----------------------------------------------------------------------------------------------
+
+
+def test_a_release_is_published_with_its_manifest_and_no_marks_of_the_writer(target):
+    assert target.current() is None
+    assert target.manifests() == []
+    stage_and_publish(target, release(1, 1), release(1, 2))
+    assert published(target) == {"0001-1", "0001-2"}
+    assert target.manifest("0001-1") == {"release_id": "0001-1", "partition": "day=1"}
+    assert target.manifest("0001-3") is None
+    assert sorted(checksums(target.path)) == [
+        f"{MANIFESTS}/0001-1.json",
+        f"{MANIFESTS}/0001-2.json",
+        "day=1/part-0-0001-1.parquet",
+        "day=2/part-0-0001-2.parquet",
+    ]
+
+
+def test_replacing_one_partition_leaves_the_others_as_they_are_to_the_byte(target):
+    stage_and_publish(target, *[release(1, day) for day in (1, 2, 3)])
+    before = checksums(target.path)
+    stage_and_publish(target, release(2, 2))
+    after = checksums(target.path)
+    assert published(target) == {"0001-1", "0002-2", "0001-3"}
+    assert before.keys() - after.keys() == {f"{MANIFESTS}/0001-2.json", "day=2/part-0-0001-2.parquet"}
+    assert after.keys() - before.keys() == {f"{MANIFESTS}/0002-2.json", "day=2/part-0-0002-2.parquet"}
+    assert all(after[file] == before[file] for file in before.keys() & after.keys())
+
+
+@pytest.mark.parametrize(
+    ("day", "directory"),
+    [
+        ("a b", "day=a%20b"),
+        ("a b", "day=a b"),
+        ("100%", "day=100%25"),
+        (None, "day=__HIVE_DEFAULT_PARTITION__"),
+        ("a/b", "day=a%2Fb"),
+    ],
+)
+def test_a_partition_is_replaced_however_its_directory_is_escaped(target, day, directory):
+    for version in (1, 2):
+        publish(target, stage(target, release(version, day), directory), stage(target, release(version, "other")))
+    assert published(target) == {release(2, day).id, "0002-other"}
+
+
+def test_a_table_without_partitions_is_replaced_whole(tmp_path):
+    target = Target(str(tmp_path / "flat"), 0)
+    for name in ("first", "second"):
+        stage_and_publish(target, Release(name, "trips", (), "snapshot", "key", ROWS))
+        assert published(target) == {name}
+
+
+def test_partitions_of_two_levels_are_replaced_one_by_one(tmp_path):
+    target = Target(str(tmp_path / "deep"), 2)
+
+    def of(version: int, month: int) -> Release:
+        return Release(f"{version}-{month}", "trips", (("year", 2013), ("month", month)), "snapshot", "key", ROWS)
+
+    stage_and_publish(target, of(1, 1), of(1, 11))
+    stage_and_publish(target, of(2, 1))
+    assert published(target) == {"2-1", "1-11"}
+
+
+def test_readers_pass_over_manifests_and_staging(target):
+    stage_and_publish(target, release(1))
+    stage(target, release(2))
+    (target.path / MANIFESTS / "looks-like-data.parquet").write_text("no Parquet")
+    files = ds.dataset(target.path, partitioning="hive").files
+    assert [Path(file).name for file in files] == ["part-0-0001-1.parquet"]
+    assert [Path(file).name for file in ds.dataset(target.path.parent).files] == [
+        "part-0-0001-1.parquet"
+    ]  # nor from above
+    assert pq.read_table(target.path)["day"].unique().to_pylist() == [1]
+
+
+def versions_seen_while(path: Path, work: Callable[[], None]) -> list[set[str]]:
+    """What a reader who opens the table again and again sees until `work` is done, beside it.
+
+    A reader who listed the old version and opens a file after the swap is told that it is gone: never other rows.
+    """
+    worker = threading.Thread(target=work)
+    worker.start()
+    seen = []
+    while worker.is_alive():
+        try:
+            seen.append(read(path))
+        except FileNotFoundError:
+            continue
+    worker.join()
+    return [*seen, read(path)]
+
+
+def test_a_reader_sees_the_whole_old_or_the_whole_new_table(target):
+    versions = 40
+
+    def work() -> None:
+        for version in range(1, versions + 1):
+            stage_and_publish(target, *[release(version, day) for day in (1, 2, 3)])
+
+    stage_and_publish(target, *[release(0, day) for day in (1, 2, 3)])
+    seen = versions_seen_while(target.path, work)
+    whole = [{f"{version:04d}-{day}" for day in (1, 2, 3)} for version in range(versions + 1)]
+    assert all(one in whole for one in seen)
+    assert seen[-1] == whole[-1]
+    order = [whole.index(one) for one in seen]
+    assert order == sorted(order)
+    assert len(set(order)) > 3  # it did look in between
+
+
+def test_a_reader_who_resolves_the_link_first_is_never_disturbed(target):
+    stage_and_publish(target, *[release(0, day) for day in (1, 2)])
+    reader = ds.dataset(os.path.realpath(target.path), partitioning="hive")
+    stage_and_publish(target, *[release(1, day) for day in (1, 2)])
+    assert set(reader.to_table()["release"].to_pylist()) == {"0000-1", "0000-2"}
+    assert published(target) == {"0001-1", "0001-2"}
+
+
+# ---- publishers ------------------------------------------------------------------------------------------------------
+
+
+def in_threads(tasks: Iterable[Callable[[], None]]) -> None:
+    threads = [threading.Thread(target=task) for task in tasks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_publishers_of_different_partitions_lose_nothing_of_each_other(target):
+    def publisher(day: int) -> Callable[[], None]:
+        own = Target(str(target.path), 1)
+        return lambda: [stage_and_publish(own, release(version, day)) for version in range(5)] and None
+
+    in_threads([publisher(day) for day in range(6)])
+    assert published(target) == {f"0004-{day}" for day in range(6)}
+
+
+def in_a_killed_process(work: Callable[[], None]) -> None:
+    """Run `work`, which ends its process, in a process of its own."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(1)
+    assert os.WEXITSTATUS(os.waitpid(child, 0)[1]) == 9
+
+
+def die(*_: Any, **__: Any) -> None:
+    os._exit(9)
+
+
+@pytest.mark.parametrize("where", ["_add", "_point_to", "_carry_over"])
+def test_a_killed_publisher_changes_nothing_and_the_next_one_cleans_up(target, where):
+    stage_and_publish(target, release(1, 1), release(1, 2))
+    stage(target, release(2, 1))
+    before = checksums(target.path)
+
+    def work() -> None:
+        setattr(Target, where, die)
+        publish(target, release(2, 1))
+
+    in_a_killed_process(work)
+    assert checksums(target.path) == before
+    kept = os.path.realpath(target.path)
+    publish(target, release(2, 1))
+    assert published(target) == {"0002-1", "0001-2"}
+    versions = target.home / "versions"
+    assert {version.name for version in versions.iterdir()} == {
+        Path(kept).name,
+        Path(os.path.realpath(target.path)).name,
+    }
+    assert checksums(Path(kept)) == before  # whoever still reads the old version can
+
+
+def test_a_publisher_killed_right_after_the_swap_has_published(target):
+    stage_and_publish(target, release(1))
+    stage(target, release(2))
+
+    def work() -> None:
+        sync = noiselib.publish._sync
+        noiselib.publish._sync = lambda path: die() if path == target.path.parent else sync(path)
+        publish(target, release(2))
+
+    in_a_killed_process(work)
+    assert published(target) == {"0002-1"}
+    stage_and_publish(target, release(3))
+    assert published(target) == {"0003-1"}
+
+
+def test_two_versions_are_kept(target):
+    for version in range(5):
+        stage_and_publish(target, release(version))
+        assert len(list((target.home / "versions").iterdir())) == min(version + 1, 2)
+
+
+def test_a_release_that_is_no_longer_staged_is_not_published_as_nothing(target):
+    stage_and_publish(target, release(1))
+    before = checksums(target.path)
+    stage(target, release(2))
+    target.discard("0002-1")
+    with pytest.raises(NoiselibError, match="no longer staged"):
+        publish(target, release(2))
+    assert checksums(target.path) == before
+    stage_and_publish(target, release(2))
+    assert published(target) == {"0002-1"}
+
+
+def make_directory(path: Path) -> None:
+    path.mkdir()
+
+
+def make_file(path: Path) -> None:
+    path.write_text("mine")
+
+
+def make_link(path: Path) -> None:
+    (path.parent / "elsewhere").mkdir()
+    path.symlink_to(path.parent / "elsewhere")
+
+
+def make_dangling_link(path: Path) -> None:
+    path.symlink_to(path.parent / "nowhere")
+
+
+@pytest.mark.parametrize("make", [make_directory, make_file, make_link, make_dangling_link])
+def test_a_target_that_is_not_ours_is_refused_and_left_alone(target, make):
+    make(target.path)
+    stage(target, release(1))
+    for attempt in (target.current, target.manifests, lambda: publish(target, release(1))):
+        with pytest.raises(NoiselibError, match="exists and was not published by noiselib"):
+            attempt()
+    assert not (target.home / "versions").exists() or not list((target.home / "versions").iterdir())
+
+
+def test_a_target_that_has_no_rename_is_refused():
+    with pytest.raises(NoiselibError, match="cannot be atomic"):
+        Target("s3a://bucket/out", 1)
+
+
+def test_a_manifest_that_is_no_json_is_told(target):
+    stage_and_publish(target, release(1))
+    (target.path / MANIFESTS / "0001-1.json").write_text("{")
+    with pytest.raises(NoiselibError, match=r"0001-1.json: not valid JSON; expected a file that noiselib wrote"):
+        target.manifests()
+
+
+# ---- staging, quarantine, gc -----------------------------------------------------------------------------------------
+
+
+def test_staging_is_whole_or_not_at_all(target):
+    one = release(1)
+    assert target.staged(one.id) is None
+    stage(target, one)
+    assert target.staged(one.id) == {"rows": ROWS}
+    assert read(target.data(one.id)) == {one.id}
+    (target.staging(one.id) / "staged.json").unlink()
+    assert target.staged(one.id) is None
+    stage(target, one)  # staged again in its place
+    assert read(target.data(one.id)) == {one.id}
+
+
+def test_checks_are_remembered_with_what_they_checked(target):
+    one = stage(target, release(1))
+    assert target.checks(one.id) is None
+    target.record_checks(one.id, {"success": True})
+    assert target.checks(one.id) == {"success": True}
+    stage(target, one)
+    assert target.checks(one.id) is None
+
+
+def test_a_quarantined_release_is_kept_apart(target):
+    stage_and_publish(target, release(1))
+    for _ in range(2):  # a second time replaces the first
+        stage(target, release(2))
+        place = target.quarantine("0002-1")
+        assert target.staged("0002-1") is None
+        assert read(place / "data") == {"0002-1"}
+        with pytest.raises(NoiselibError, match="no longer staged"):
+            publish(target, release(2))
+    assert published(target) == {"0001-1"}
+
+
+def test_collecting_removes_staging_and_quarantine_but_what_is_kept(target):
+    stage_and_publish(target, release(1))
+    for version in (2, 3, 4):
+        stage(target, release(version))
+    target.quarantine("0004-1")
+    removed = target.collect({"0003-1"})
+    assert {Path(place).name for place in removed} >= {"0002-1", "0004-1"}
+    assert not any(Path(place).exists() for place in removed)
+    assert target.staged("0003-1")
+    assert published(target) == {"0001-1"}
+    assert target.collect({"0003-1"}) == []
+
+
+def test_a_job_starts_with_an_empty_scratch(target):
+    (target.scratch("job") / "day=1").mkdir(parents=True)
+    assert not target.scratch("job").exists()
+    assert target.scratch("job").parent.is_dir()
