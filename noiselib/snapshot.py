@@ -91,7 +91,9 @@ def read_metadata(path: str, partition_by: Sequence[str]) -> TableMetadata:
     )
     partitions = tuple(sorted(set(typed.values()), key=lambda p: [(v is None, str(type(v)), v) for _, v in p]))
     if len({partition_text(partition) for partition in partitions}) < len(partitions):
-        raise InputError(f"source {path}: two partitions read the same, since a value holds a slash; expected distinct ones")
+        raise InputError(
+            f"source {path}: two partitions read the same, since a value holds a slash; expected distinct ones"
+        )
     return TableMetadata(path, schema + types, tuple(partition_by), files, partitions)
 
 

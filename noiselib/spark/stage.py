@@ -23,6 +23,7 @@ from noiselib.spark import columns as c
 from noiselib.spark.perturb import Inspection, Job, noised_rows, published_columns
 
 COUNT_BITS = 20  # of one count packed into a sum; see SAMPLE_ROWS
+COUNTS_PER_SUM = 3
 
 
 def stage(spark: SparkSession, job: Job, target: Target, inspections: dict[str, Inspection]) -> None:
@@ -63,35 +64,32 @@ class LawObservation:
         counts = [F.count_if(_unclipped(plan.noised)).alias("unclipped"), *self._packed_counts()]
         return published.observe(self._observation, *counts)
 
-    def _conditions(self) -> list[Column]:
-        """What is counted: per test the rows for which it holds, then the rows that took part in it."""
+    def _conditions(self) -> dict[object, Column]:
+        """What is counted: per test the rows for which it holds, and per set of columns the rows that have values in them."""
         plan = self._job.plan
-        took_part = [_all_published(test.columns, plan) for test in self.tests]
-        held = [part & _condition(test, plan) for part, test in zip(took_part, self.tests, strict=True)]
-        return [*held, *took_part]
+        conditions: dict[object, Column] = {test: _condition(test, plan) for test in self.tests}
+        return conditions | {_nullable(test, plan): _have_values(_nullable(test, plan), plan) for test in self.tests}
 
     def _packed_counts(self) -> list[Column]:
         """The counts, three to a sum: each sum costs every row, and a sampled count stays far below 2^20."""
-        conditions = self._conditions()
-        sums = []
-        for first in range(0, len(conditions), 3):
+        sums, conditions = [], list(self._conditions().values())
+        for first in range(0, len(conditions), COUNTS_PER_SUM):
             packed = F.lit(0).cast("bigint")
-            for place, condition in enumerate(conditions[first : first + 3]):
-                packed = packed + F.when(condition, F.lit(1 << (COUNT_BITS * place)).cast("bigint")).otherwise(
-                    F.lit(0).cast("bigint")
-                )
-            sums.append(F.sum(F.when(F.col("__sampled"), packed)).alias(f"counts {first}"))
+            for place, condition in enumerate(conditions[first : first + COUNTS_PER_SUM]):
+                one = F.lit(1 << (COUNT_BITS * place)).cast("bigint")
+                packed = packed + F.when(condition, one).otherwise(F.lit(0).cast("bigint"))
+            sums.append(F.sum(F.when(F.col("__sampled"), packed)).alias(f"counts {first // COUNTS_PER_SUM}"))
         return sums
 
     def verdicts(self) -> list[dict[str, Any]]:
         """After the frame's action: the verdicts. The counts are dropped here: with them true sums would follow."""
-        counted, size = self._observation.get, len(self.tests)
-        found = [
-            ((counted[f"counts {i - i % 3}"] or 0) >> (COUNT_BITS * (i % 3))) & (2**COUNT_BITS - 1)
-            for i in range(2 * size)
-        ]
+        counted, found = self._observation.get, {}
+        for index, what in enumerate(self._conditions()):
+            packed = counted[f"counts {index // COUNTS_PER_SUM}"] or 0
+            found[what] = (packed >> (COUNT_BITS * (index % COUNTS_PER_SUM))) & (2**COUNT_BITS - 1)
         clipped = {"check": "clipped", "column": None, "severity": "error", "success": counted["unclipped"] == 0}
-        return [clipped, *verdicts(self.tests, found[:size], found[size:])]
+        rows = [found[_nullable(test, self._job.plan)] for test in self.tests]
+        return [clipped, *verdicts(self.tests, [found[test] for test in self.tests], rows)]
 
 
 def _unclipped(columns: Sequence[ColumnPlan]) -> Column:
@@ -103,12 +101,15 @@ def _unclipped(columns: Sequence[ColumnPlan]) -> Column:
     return found
 
 
-def _all_published(names: Sequence[str], plan: Plan) -> Column:
-    """Rows without a value in one of the columns take no part in a test of them."""
+def _nullable(test: LawTest, plan: Plan) -> tuple[str, ...]:
+    """Those of the test's columns that may be published without a value: such rows take no part."""
+    return tuple(name for name in test.columns if c.nullable(plan.column(name)))
+
+
+def _have_values(names: Sequence[str], plan: Plan) -> Column:
     found = F.lit(True)
     for name in names:
-        if c.nullable(plan.column(name)):
-            found = found & F.col(c.quoted(name)).isNotNull()
+        found = found & c.published_point(plan.column(name)).isNotNull()
     return found
 
 
