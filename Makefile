@@ -19,7 +19,8 @@ lint: setup
 	.venv/bin/lint-imports
 
 bench: setup
-	.venv/bin/python benchmarks/run.py
+	.venv/bin/python benchmarks/samplers.py
+	.venv/bin/python benchmarks/pipeline.py
 
 # The demo's two feature tables, in demo/features.
 features: setup

@@ -46,6 +46,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of stdout has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        if os.environ.get("NOISELIB_TRACEBACK"):
+            raise
+        _log(
+            f"unexpected {type(error).__name__}{_condition(error)}: stopped; what was reserved stays reserved, run again to resume"
+        )
+        _log("NOISELIB_TRACEBACK=1 shows the traceback; keep it private, it may hold values of the data")
+        return 1
+
+
+def _condition(error: Exception) -> str:
+    """Spark's name for what went wrong, without the message: that may quote values."""
+    condition = getattr(error, "getCondition", lambda: None)()
+    return f" ({condition})" if condition else ""
 
 
 def _terminated(_signal: int, _frame: object) -> None:
@@ -62,64 +76,26 @@ def _enter(directory: Path) -> None:
 # ---- the path --------------------------------------------------------------------------------------------------------
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    from noiselib.spark import path
-
-    return _step(arguments, lambda run, spark: path.walk(run, spark))
-
-
-def _perturb(arguments: argparse.Namespace) -> int:
-    from noiselib.spark import path
-
-    def step(run: Run, spark: Callable[[], Any]) -> None:
-        with path.reserved(run) as ledger:
-            if run.open():
-                path.perturb(run, ledger, spark())
-
-    return _step(arguments, step)
+STEPS = {  # command -> the steps of the path that it takes, after reserving
+    "run": ("perturb", "check", "publish"),
+    "reserve": (),
+    "perturb": ("perturb",),
+    "check": ("check",),
+    "publish": ("publish",),
+}
 
 
-def _reserve(arguments: argparse.Namespace) -> int:
-    from noiselib.spark import path
-
-    def step(run: Run, spark: Callable[[], Any]) -> None:
-        with path.reserved(run):
-            pass
-
-    return _step(arguments, step)
-
-
-def _check(arguments: argparse.Namespace) -> int:
-    from noiselib.spark import path
-
-    def step(run: Run, spark: Callable[[], Any]) -> None:
-        with path.reserved(run) as ledger:
-            if run.open():
-                path.check(run, ledger, spark())
-
-    return _step(arguments, step)
-
-
-def _publish(arguments: argparse.Namespace) -> int:
-    from noiselib.spark import path
-
-    def step(run: Run, spark: Callable[[], Any]) -> None:
-        with path.reserved(run) as ledger:
-            path.publish(run, ledger)
-
-    return _step(arguments, step)
-
-
-def _step(arguments: argparse.Namespace, step: Callable[[Run, Callable[[], Any]], None]) -> int:
-    """Prepare the run, take the step, and write run_results.json whatever happens."""
+def _walk(arguments: argparse.Namespace) -> int:
+    """Take the command's steps, and write run_results.json whatever happens."""
     from noiselib.spark import path
 
     began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     run: Run | None = None
     outcome: dict[str, Any] = {"status": "failed", "pipeline": str(arguments.pipeline), "releases": []}
     try:
-        run = path.prepare(_spec_file(arguments.pipeline), _partitions(arguments.partition), _log)
-        step(run, lambda: _spark(arguments, run.spec.pipeline if run else ""))
+        run = path.prepare(_spec_file(arguments.pipeline), _partitions(arguments.partition), _progress(began))
+        name = run.spec.pipeline
+        path.walk(run, lambda: _spark(arguments, name), STEPS[arguments.step])
         outcome = path.results(run, "success", began)
     except BaseException as error:
         status = "quarantined" if isinstance(error, ChecksFailed) else "failed"
@@ -138,6 +114,11 @@ def _step(arguments: argparse.Namespace, step: Callable[[Run, Callable[[], Any]]
     return 0
 
 
+def _progress(began: float) -> Callable[[str], None]:
+    """A line per step, with the seconds since the start."""
+    return lambda line: _log(f"{time.monotonic() - began:6.1f}s  {line}")
+
+
 def _print_outcome(outcome: dict[str, Any]) -> None:
     charge = outcome["charge"]
     print(
@@ -151,7 +132,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from noiselib.spark import path, verify
 
     pipeline, release = _pipeline_or_release(arguments.pipeline)
-    run = path.prepare(pipeline, _partitions(arguments.partition), _log)
+    run = path.prepare(pipeline, _partitions(arguments.partition), _progress(time.monotonic()))
     answer = verify.verify(run, _spark(arguments, run.spec.pipeline), release)
     if arguments.json:
         print(json.dumps(answer))
@@ -296,22 +277,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(directory=Path())
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     steps = {
-        "run": (_run, "the whole path; resumes where an earlier run stopped"),
-        "reserve": (_reserve, "reserve the charge of the releases, and no more"),
-        "perturb": (_perturb, "reserve, draw the noise and stage"),
-        "check": (_check, "check what is staged"),
-        "publish": (_publish, "publish what is checked, and commit its charge"),
-        "verify": (_verify, "derive every published value again and compare"),
+        "run": "the whole path; resumes where an earlier run stopped",
+        "reserve": "reserve the charge of the releases, and no more",
+        "perturb": "reserve, draw the noise and stage",
+        "check": "check what is staged",
+        "publish": "publish what is checked, and commit its charge",
+        "verify": "derive every published value again and compare",
     }
-    for name, (command, text) in steps.items():
+    for name, text in steps.items():
         step = commands.add_parser(name, help=text, description=text)
         _add_selection(step)
         step.add_argument("--master", help="Spark master, where not run by spark-submit (default: local[*])")
         step.add_argument("--spark-conf", type=Path, help="Spark settings, in the form of spark-defaults.conf")
-        step.add_argument(
-            "--results", type=Path, default=Path("run_results.json"), help="where run results are written"
-        )
-        step.set_defaults(command=command)
+        if name == "verify":
+            step.set_defaults(command=_verify)
+        else:
+            step.add_argument(
+                "--results", type=Path, default=Path("run_results.json"), help="where run results are written"
+            )
+            step.set_defaults(command=_walk, step=name)
     plan = commands.add_parser("plan", help="what a run would do and cost; reads no rows, spends nothing")
     _add_selection(plan)
     plan.set_defaults(command=_plan)

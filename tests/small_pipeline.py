@@ -100,7 +100,7 @@ class Small:
         return ds.dataset(target, partitioning="hive").to_table().sort_by([("day", "ascending"), ("id", "ascending")])
 
 
-STEPS = ("run", "reserve", "perturb", "check", "publish", "verify")
+STEPS = ("run", "reserve", "perturb", "check", "publish")
 SMALL_SCHEMA = pa.schema(
     [("id", pa.int64()), ("name", pa.string()), ("color", pa.string()), ("amount", pa.float64()), ("count", pa.int32())]
 )

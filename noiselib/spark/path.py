@@ -32,6 +32,7 @@ from noiselib.spark.stage import stage
 from noiselib.spec import PipelineSpec, load_spec
 
 Say = Callable[[str], None]
+OpenSpark = Callable[[], SparkSession]
 
 
 @dataclass
@@ -297,15 +298,19 @@ def versions() -> dict[str, str]:
     return {"scheme": str(SCHEME), "python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-def walk(run: Run, spark: Callable[[], SparkSession]) -> None:
-    """The whole path. A release that is published is not computed again; Spark starts only if there is work."""
+def walk(run: Run, spark: OpenSpark, steps: Sequence[str] = ("perturb", "check", "publish")) -> None:
+    """Reserve, then take `steps` in order. A published release is not computed again; Spark starts only if there is work."""
     with reserved(run) as ledger:
         if not run.open():
             run.say(f"publish   nothing to do: {len(run.releases)} releases unchanged")
             return
-        perturb(run, ledger, spark())
-        check(run, ledger, spark())
-        publish(run, ledger)
+        for step in steps:
+            if step == "perturb":
+                perturb(run, ledger, spark())
+            elif step == "check":
+                check(run, ledger, spark())
+            elif step == "publish":
+                publish(run, ledger)
 
 
 def results(run: Run, status: str, began: float) -> dict[str, Any]:
