@@ -97,15 +97,19 @@ def validate(rows: DataFrame, plan: Plan, staged: dict[str, Any]) -> list[dict[s
 
 def _run(view: DataFrame, expectations: Sequence[tuple[str, str | None, str, Expectation]]) -> list[dict[str, Any]]:
     batch = _batch_definition()
+    for number, (*_, expectation) in enumerate(expectations):
+        expectation.meta = {"number": number}  # results need not come in order, and have no id
     suite = gx.ExpectationSuite(name="release", expectations=[expectation for *_, expectation in expectations])
     # BOOLEAN_ONLY: by default a result keeps up to 20 raw values
     result = batch.get_batch(batch_parameters={"dataframe": view}).validate(suite, result_format="BOOLEAN_ONLY")
-    if len(result.results) != len(expectations):
-        raise RuntimeError(f"{len(result.results)} of {len(expectations)} checks ran")
-    by_id = {outcome.expectation_config.id: bool(outcome.success) for outcome in result.results}
+    success = {outcome.expectation_config.meta["number"]: bool(outcome.success) for outcome in result.results}
+    if len(result.results) != len(expectations) or len(success) != len(expectations):
+        raise RuntimeError(f"{len(success)} of {len(expectations)} checks ran")
+    if bool(result.success) != all(success.values()):
+        raise RuntimeError("the suite's verdict is not that of its checks")
     return [
-        _verdict(what, column, severity, by_id[stored.id])
-        for (what, column, severity, _), stored in zip(expectations, suite.expectations, strict=True)
+        _verdict(what, column, severity, success[number])
+        for number, (what, column, severity, _) in enumerate(expectations)
     ]
 
 
