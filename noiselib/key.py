@@ -44,6 +44,12 @@ def load_key(reference: str) -> NoiseKey:
     raise NoiseKeyError(f"key reference of scheme {scheme!r}: expected file:PATH or env:NAME")
 
 
+def absolute(reference: str) -> str:
+    """The reference, good in any working directory: a worker's is not the driver's."""
+    scheme, _, rest = reference.partition(":")
+    return f"file:{Path(rest).absolute()}" if scheme == "file" else reference
+
+
 def create_key_file(path: Path) -> NoiseKey:
     """Write a new random key to `path` with mode 0600. An existing file is never replaced: its releases need it."""
     secret = os.urandom(KEY_BYTES)

@@ -7,6 +7,7 @@ walks them in one process, a scheduler walks them as tasks, and a step that was 
 from __future__ import annotations
 
 import platform
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +18,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pyspark.errors import PythonException
 from pyspark.sql import SparkSession
 
 from noiselib.accounting import Charge
-from noiselib.errors import ChecksFailed, InputError, NoiselibError
+from noiselib.errors import ChecksFailed, InputError, NoiseKeyError, NoiselibError
 from noiselib.key import load_key
 from noiselib.ledger import LEASE_SECONDS, Budget, Holder, Ledger, ReserveResult
 from noiselib.plan import Plan, describe_column, digest, make_plan, relation
@@ -148,11 +150,19 @@ def perturb(run: Run, ledger: Ledger | None, spark: SparkSession) -> None:
         except InputError:
             _give_back(run, ledger, todo)
             raise
+        except PythonException as error:
+            raise _from_worker(error) from None
     for release in run.open():
         if ledger is not None and _ledger_state(ledger, release) != "published":
             ledger.advance(release.id, "staged", holder=run.holder)
         run.status[release.id] = "staged"
     run.say(f"stage     {len(todo)} releases staged, {len(run.releases) - len(todo)} were there")
+
+
+def _from_worker(error: PythonException) -> Exception:
+    """A worker's own complaint about the key, which names no value; any other failure as it came."""
+    found = re.search(r"NoiseKeyError: (.*)", str(error))
+    return NoiseKeyError(found[1]) if found else error
 
 
 def _give_back(run: Run, ledger: Ledger | None, releases: Sequence[Release]) -> None:

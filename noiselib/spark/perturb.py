@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from noiselib.errors import InputError
+from noiselib.key import absolute
 from noiselib.plan import Plan
 from noiselib.release import Release, law_text
 from noiselib.snapshot import TableMetadata
@@ -39,7 +40,10 @@ class Job:
     @property
     def key_source(self) -> KeySource:
         return KeySource(
-            self.key_reference, self.releases[0].key_id, self.plan.spec.pipeline, tuple(r.id for r in self.releases)
+            absolute(self.key_reference),
+            self.releases[0].key_id,
+            self.plan.spec.pipeline,
+            tuple(r.id for r in self.releases),
         )
 
     @property
