@@ -126,7 +126,7 @@ def _batch_definition() -> Any:
 def _indicators(plan: Plan, staged: dict[str, Any]) -> list[tuple[str, Column, int, int]]:
     """("column: what", condition of a row, least and greatest count) of every derived check."""
     rows = staged["rows"]
-    limits = {col.name: rows - staged["nulls"][col.name] for col in plan.noised}
+    numbers = {col.name: rows - staged["nulls"][col.name] - _kept_nans(col, staged) for col in plan.noised}
     alpha = FALSE_ALARMS / max(1, 5 * len(plan.noised))
     found = []
     for column in plan.noised:
@@ -142,11 +142,18 @@ def _indicators(plan: Plan, staged: dict[str, Any]) -> list[tuple[str, Column, i
         found.append((f"{name}: on_lattice", _off_lattice(column, point), 0, 0))
         if column.memoized and plan.rows_per_unit > 1:
             continue  # rows of one unit share draws, so counts are not binomial; the law tests allow for that
-        for what, threshold, least, most in published_limits(column, limits[name], alpha):
+        for what, threshold, least, most in published_limits(column, numbers[name], alpha):
             found.append(
                 (f"{name}: published_{what}_{threshold}", _beyond(column, point, what, threshold), least, most)
             )
     return [(name, F.coalesce(test, F.lit(False)), least, most) for name, test, least, most in found]
+
+
+def _kept_nans(column: ColumnPlan, staged: dict[str, Any]) -> int:
+    """Rows published with a NaN: neither null nor a number that noise was added to."""
+    return (
+        int(staged["adjusted"].get(f"{column.name}: NaN", 0)) if getattr(column.declared, "on_nan", "") == "keep" else 0
+    )
 
 
 def _off_lattice(column: ColumnPlan, point: Column) -> Column:

@@ -59,6 +59,7 @@ class LawObservation:
         """The published columns (and lattice points) of noised rows, with the counts of every test taken on the way."""
         plan, rows = self._job.plan, sum(release.rows_expected for release in self._job.releases)
         points = [c.quoted(f"__x_{column.name}") for column in plan.noised]
+        points += [c.quoted(f"__y_{column.name}") for column in plan.noised if column.type == "float"]
         sampled = F.lit(True) if rows <= SAMPLE_ROWS else F.rand(0) < SAMPLE_ROWS / rows
         published = frame.select(*published_columns(self._job), *points, sampled.alias("__sampled"))
         counts = [F.count_if(_unclipped(plan.noised)).alias("unclipped"), *self._packed_counts()]
@@ -127,8 +128,14 @@ def _condition(test: LawTest, plan: Plan) -> Column:
 
 
 def _noise(column: ColumnPlan) -> Column:
-    """What was added, in steps: the published value's lattice point less the true one's."""
-    return c.published_point(column) - F.col(c.quoted(f"__x_{column.name}"))
+    """What was added, in steps: the published value's lattice point less the true one's.
+
+    Of a float, which may be coarser than its lattice and round small noise to none, the point before that rounding.
+    """
+    point = c.published_point(column)
+    if column.type == "float":
+        point = F.when(point.isNotNull(), F.col(c.quoted(f"__y_{column.name}")))
+    return point - F.col(c.quoted(f"__x_{column.name}"))
 
 
 def _written(scratch: Path, depth: int) -> dict[str, Path]:
