@@ -62,8 +62,11 @@ def law_tests(plan: Plan, releases: int) -> tuple[LawTest, ...]:
         shared = plan.rows_per_unit * releases if column.memoized else 1
         tests += _column_tests(column, shared)
     numeric = [column for column in plan.noised if isinstance(column.mechanism, Mechanism)]
+    laws = [type(column.mechanism) for column in numeric]
+    # columns of one law one after the other: these would repeat their noise, were they under one key
+    numeric.sort(key=lambda column: laws.index(type(column.mechanism)))
     for first, second in pairwise(numeric):
-        shared = plan.rows_per_unit * releases if first.memoized and second.memoized else 1
+        shared = plan.rows_per_unit * releases if first.memoized or second.memoized else 1
         both = _positive(first) * _positive(second)
         neither = (1 - _positive(first)) * (1 - _positive(second))
         tests.append(LawTest(first.name, "agree", both + neither, other=second.name, shared=shared))
