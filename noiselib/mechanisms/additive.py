@@ -52,8 +52,18 @@ class Mechanism:
 
     @classmethod
     def calibrate(cls, sensitivity: int, step: Fraction, epsilon: float, delta: float | None = None) -> Mechanism:
-        """The least noise that gives (epsilon, delta) where neighbours differ by at most `sensitivity` >= 1 steps."""
-        return cls(step, cls.scale_for(Fraction(sensitivity), epsilon, delta), sensitivity, epsilon, delta)
+        """The least noise that gives (epsilon, delta) where neighbours differ by at most `sensitivity` >= 1 steps.
+
+        Raises ValueError for a delta that the sampler's own distance from the ideal law does not leave room for.
+        """
+        noise = cls(step, cls.scale_for(Fraction(sensitivity), epsilon, delta), sensitivity, epsilon, delta)
+        event = noise.event()
+        if delta is not None and event is not None and event.slack > delta * SAMPLER_SHARE:
+            least = event.slack / SAMPLER_SHARE
+            raise ValueError(
+                f"delta {delta:g}: expected at least {least:.1g}, since the sampler itself takes {event.slack:.1g}"
+            )
+        return noise
 
     @classmethod
     def scale_for(cls, sensitivity: Fraction, epsilon: float, delta: float | None) -> Fraction:
@@ -178,7 +188,7 @@ class Uniform(Mechanism):
 
 
 # A Gaussian's delta pays for the sampler's distance from the ideal law too; this share of it is set aside for that.
-# The plan refuses a delta so small that the share does not suffice.
+# A delta so small that the share does not suffice is refused.
 SAMPLER_SHARE = 1e-3
 
 

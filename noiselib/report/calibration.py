@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from noiselib.errors import SpecError
-from noiselib.mechanisms import ADDITIVE, Uniform
+from noiselib.mechanisms import ADDITIVE, Mechanism, Uniform
 from noiselib.mechanisms.additive import default_step, exact
 
 
@@ -29,19 +29,22 @@ def calibrate(
         raise SpecError(f"--delta {delta}: expected a number between 0 and 1 for {mechanism}")
     if "gaussian" not in mechanism and delta:
         raise SpecError(f"--delta {delta}: {mechanism} is pure; expected none")
-    distance = exact(sensitivity)
+    try:
+        noise = _noise(kind, epsilon, delta, exact(sensitivity), granularity)
+    except (ValueError, ArithmeticError) as error:
+        what = str(error) if isinstance(error, ValueError) else "numbers too large or too small"
+        raise SpecError(f"{mechanism}: {what}") from None
+    asked = {"mechanism": mechanism, "epsilon": epsilon, "delta": delta or 0.0, "sensitivity": sensitivity}
+    return asked | noise
+
+
+def _noise(
+    kind: type[Mechanism], epsilon: float, delta: float | None, distance: Fraction, granularity: float | None
+) -> dict[str, float]:
+    """The noise that covers values `distance` apart, on a lattice of that granularity, or of one that is fine enough."""
     if granularity is not None:
         step = exact(granularity)
     else:
         step = default_step(kind.scale_for(distance, epsilon, delta)) if kind.fractional else Fraction(1)
-    steps = math.ceil(distance / step)
-    noise = kind.calibrate(steps, step, epsilon, delta)
-    return {
-        "mechanism": mechanism,
-        "epsilon": epsilon,
-        "delta": delta if delta is not None else 0.0,
-        "sensitivity": sensitivity,
-        "scale": float(noise.scale * step),
-        "variance": noise.variance,
-        "granularity": float(step),
-    }
+    noise = kind.calibrate(math.ceil(distance / step), step, epsilon, delta)
+    return {"scale": float(noise.scale * step), "variance": noise.variance, "granularity": float(step)}
