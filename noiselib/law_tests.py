@@ -97,8 +97,7 @@ def published_limits(column: ColumnPlan, rows: int, alpha: float) -> list[tuple[
     if not isinstance(mechanism, Mechanism) or lattice is None or getattr(column.declared, "bounds", None) is None:
         return []
     limits = []
-    for share in (1e-2, 1e-4):
-        margin = _upper_quantile(mechanism, share)
+    for margin in sorted({_upper_quantile(mechanism, share) for share in (1e-2, 1e-4)}):
         tail = 1.0 - float(mechanism.law.cdf(np.array([margin]))[0])
         most = int(stats.binom.isf(alpha, rows, min(1.0, tail * (1 + 1e-9)))) if rows else 0
         limits += [("above", lattice.upper + margin, 0, most), ("below", lattice.lower - margin, 0, most)]

@@ -157,10 +157,11 @@ def _out_of_reach(column: ColumnPlan) -> Column:
 def adjusted(column: ColumnPlan) -> dict[str, Column]:
     """Conditions under which this column's policy changes a value before the noise, by what is done. Counted for the run."""
     value, found = F.col(quoted(column.name)), {"null": F.col(quoted(column.name)).isNull()}
-    if column.lattice is None:
-        return found
+    if isinstance(column.mechanism, RandomizedResponse):
+        return found | {"unknown category": value.isNotNull() & ~_is_category(value, column.mechanism.categories)}
     declared, lattice = column.declared, column.lattice
     assert isinstance(declared, s.Additive)
+    assert lattice is not None
     inside = value.between(float(lattice.lower * lattice.step), float(lattice.upper * lattice.step))
     if declared.bounds is not None:
         inside = value.between(*declared.bounds)
@@ -168,6 +169,9 @@ def adjusted(column: ColumnPlan) -> dict[str, Column]:
     if column.type in ("float", "double"):
         found["NaN"] = F.isnan(value)
         number = number & ~F.isnan(value)
+        if declared.on_infinite == "null":
+            found["infinite"] = is_infinite(value)
+            number = number & ~is_infinite(value)
     found["clipped"] = number & ~inside
     return found
 

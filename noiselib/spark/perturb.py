@@ -147,7 +147,10 @@ def bounded_rows(spark: SparkSession, job: Job) -> DataFrame:
     ranked = frame.withColumn("__priority", priority_udf(job.key_source)(ORDINAL, *keys))
     order = Window.partitionBy(ORDINAL, *unit).orderBy("__priority", *keys)
     ranked = ranked.withColumn("__rank", F.row_number().over(order))
-    return ranked.filter(F.col("__rank") <= entity.max_rows).drop("__priority", "__rank")
+    kept = F.col("__rank") <= entity.max_rows
+    if entity.on_null_entity == "fail":  # rows without an entity are kept, to be counted where the release is refused
+        kept = kept | _any_null(entity.entity)
+    return ranked.filter(kept).drop("__priority", "__rank")
 
 
 def inspect(spark: SparkSession, job: Job) -> dict[str, Inspection]:

@@ -60,6 +60,8 @@ def verify(run: Run, spark: SparkSession, release_id: str | None = None) -> dict
 
 def _not_in_source(run: Run) -> list[Difference]:
     """Published partitions that the source does not have: nothing can confirm them."""
+    if not run.spec.source.partition_by:
+        return []
     known = {release.partition_text for release in run.releases}
     found = sorted(unquote(str(place.relative_to(run.target.path))) for place in _partition_directories(run))
     return [Difference(name, "published, not in the source", ()) for name in found if name not in known]
