@@ -62,8 +62,11 @@ class LawObservation:
         points += [c.quoted(f"__y_{column.name}") for column in plan.noised if column.type == "float"]
         sampled = F.lit(True) if rows <= SAMPLE_ROWS else F.rand(0) < SAMPLE_ROWS / rows
         published = frame.select(*published_columns(self._job), *points, sampled.alias("__sampled"))
-        counts = [F.count_if(_unclipped(plan.noised)).alias("unclipped"), *self._packed_counts()]
-        return published.observe(self._observation, *counts)
+        names = [c.quoted(name) for name, _ in plan.published]
+        # computed in the projection, where Spark compiles it with the rest; the observation only adds up
+        counted = published.select(*names, *self._packed_counts(), _unclipped(plan.noised).alias("__unclipped"))
+        sums = [F.sum(name).alias(name) for name in counted.columns if name.startswith("__counts")]
+        return counted.observe(self._observation, F.max("__unclipped").alias("unclipped"), *sums)
 
     def _conditions(self) -> dict[object, Column]:
         """What is counted: per test the rows for which it holds, and per set of columns the rows that have values in them."""
@@ -79,16 +82,17 @@ class LawObservation:
             for place, condition in enumerate(conditions[first : first + COUNTS_PER_SUM]):
                 one = F.lit(1 << (COUNT_BITS * place)).cast("bigint")
                 packed = packed + F.when(condition, one).otherwise(F.lit(0).cast("bigint"))
-            sums.append(F.sum(F.when(F.col("__sampled"), packed)).alias(f"counts {first // COUNTS_PER_SUM}"))
+            sampled = F.when(F.col("__sampled"), packed).otherwise(F.lit(0).cast("bigint"))
+            sums.append(sampled.alias(f"__counts_{first // COUNTS_PER_SUM}"))
         return sums
 
     def verdicts(self) -> list[dict[str, Any]]:
         """After the frame's action: the verdicts. The counts are dropped here: with them true sums would follow."""
         counted, found = self._observation.get, {}
         for index, what in enumerate(self._conditions()):
-            packed = counted[f"counts {index // COUNTS_PER_SUM}"] or 0
+            packed = counted[f"__counts_{index // COUNTS_PER_SUM}"] or 0
             found[what] = (packed >> (COUNT_BITS * (index % COUNTS_PER_SUM))) & (2**COUNT_BITS - 1)
-        clipped = {"check": "clipped", "column": None, "severity": "error", "success": counted["unclipped"] == 0}
+        clipped = {"check": "clipped", "column": None, "severity": "error", "success": not counted["unclipped"]}
         rows = [found[_nullable(test, self._job.plan)] for test in self.tests]
         return [clipped, *verdicts(self.tests, [found[test] for test in self.tests], rows)]
 
