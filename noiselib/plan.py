@@ -22,6 +22,7 @@ from noiselib.errors import SpecError
 from noiselib.mechanisms import ADDITIVE, Mechanism, RandomizedResponse
 from noiselib.mechanisms.additive import default_step, exact
 from noiselib.snapshot import TableMetadata
+from noiselib.yaml_text import Positions
 
 ROW_KEY_TYPES = {"int32", "int64", "string", "boolean", "date", "timestamp", "timestamp_ntz"}
 # These, and decimals, Spark writes back as it read them.
@@ -121,7 +122,7 @@ class Plan:
         return next(column for column in self.columns if column.name == name)
 
 
-def make_plan(spec: s.PipelineSpec, table: TableMetadata, positions: s.Positions) -> Plan:
+def make_plan(spec: s.PipelineSpec, table: TableMetadata, positions: Positions) -> Plan:
     """The plan for `spec` over `table`. Raises SpecError naming every column that does not fit, each with file:line."""
     types = dict(table.schema)
     problems = list(_unaccounted(spec, types, positions))
@@ -158,7 +159,7 @@ def _parallel(spec: s.PipelineSpec) -> bool:
     return by_construction or spec.privacy.partitions == "disjoint"
 
 
-def _unaccounted(spec: s.PipelineSpec, types: dict[str, str], positions: s.Positions) -> Iterator[str]:
+def _unaccounted(spec: s.PipelineSpec, types: dict[str, str], positions: Positions) -> Iterator[str]:
     source = spec.source.path
     for name, kind in types.items():
         if name not in spec.columns:

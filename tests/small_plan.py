@@ -6,7 +6,8 @@ from typing import Any
 
 from noiselib.plan import ColumnPlan, Plan, make_plan
 from noiselib.snapshot import DataFile, TableMetadata
-from noiselib.spec import PipelineSpec, Positions
+from noiselib.spec import PipelineSpec
+from noiselib.yaml_text import Positions
 
 Columns = dict[str, tuple[str, dict[str, Any]]]  # name -> (type, treatment)
 PUBLIC: dict[str, Any] = {"keep": "public"}

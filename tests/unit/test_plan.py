@@ -17,7 +17,7 @@ from noiselib.errors import SpecError
 from noiselib.mechanisms import Mechanism
 from noiselib.mechanisms.additive import exact
 from noiselib.plan import ColumnPlan, canonical, describe_column, digest, expected_errors, make_plan, relation
-from noiselib.spec import Positions
+from noiselib.yaml_text import Positions
 
 LAPLACE = {"mechanism": "laplace", "epsilon": 1.0, "bounds": [0, 100]}
 GAUSSIAN = {"mechanism": "gaussian", "epsilon": 1.0, "delta": 1e-6, "bounds": [0, 100]}
