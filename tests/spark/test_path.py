@@ -13,6 +13,7 @@ def test_run_publishes_every_partition_and_charges_once(small: Small, spark: obj
     assert answer["charge"]["epsilon"] == small.spent() > 0
     published = small.published()
     again = small.noiselib("run", "--json")
-    assert again.code == 0 and again.json["charge"] == {"epsilon": 0.0, "delta": 0.0}
+    assert again.code == 0
+    assert again.json["charge"] == {"epsilon": 0.0, "delta": 0.0}
     assert [r["status"] for r in again.json["releases"]] == ["unchanged"] * 3
     assert small.published() == published
