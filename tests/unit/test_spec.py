@@ -274,7 +274,7 @@ def read_or_refused(file: Path, content: bytes) -> None:
     assert not problems or all(re.match(re.escape(f"{file}:") + r"\d+: \S", line) for line in problems.split("\n"))
 
 
-@settings(max_examples=800, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=700, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=EDITS)
 def test_a_mutated_spec_is_read_or_refused(tmp_path, edits):
     text = GOOD
@@ -298,7 +298,7 @@ def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 PLACES = places(yaml.safe_load(GOOD))[1:]
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=st.sampled_from(PLACES), value=PLAIN)
 def test_a_spec_with_anything_anywhere_is_read_or_refused(tmp_path, path, value):
     data = yaml.safe_load(GOOD)
