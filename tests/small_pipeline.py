@@ -77,6 +77,17 @@ class Small:
         other.write_spec()
         return other
 
+    def anew(self, home: Path) -> Small:
+        """The same source, spec and key in another folder, where nothing is published or charged."""
+        from noiselib.ledger import Ledger
+
+        other = self.copy(home)
+        (home / "published").unlink(missing_ok=True)
+        shutil.rmtree(home / ".published.noiselib", ignore_errors=True)
+        (home / "ledger.db").unlink()
+        Ledger.create(other.spec["ledger"]).close()
+        return other
+
     def checksums(self) -> dict[str, str]:
         """SHA-256 of every file that readers of the target see, by its path in the table."""
         target = Path(self.spec["target"]["path"])

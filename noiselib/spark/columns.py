@@ -220,10 +220,16 @@ def _key_text(value: Column, kind: str) -> Column:
     if kind == "timestamp":
         return F.unix_micros(value).cast("string")
     if kind == "timestamp_ntz":
-        return F.unix_micros(value.cast("timestamp")).cast("string")
+        return _local_micros(value).cast("string")
     if kind == "date":
         return F.unix_date(value).cast("string")
     return value.cast("string")
+
+
+def _local_micros(value: Column) -> Column:
+    """Microseconds since 1970-01-01 00:00 on the clock that a timestamp without time zone shows, whatever the session's."""
+    minutes = (F.unix_date(value.cast("date")).cast("bigint") * 24 + F.hour(value)) * 60 + F.minute(value)
+    return minutes * 60_000_000 + (F.extract(F.lit("SECOND"), value) * 1_000_000).cast("bigint")
 
 
 def _hash_halves(text: Column) -> list[Column]:

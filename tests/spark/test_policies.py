@@ -21,7 +21,7 @@ import pytest
 import reference
 from small_pipeline import Small, make_small
 
-from noiselib.key import load_key
+from noiselib.key import create_key_file, load_key
 from noiselib.noise import discrete
 from noiselib.release import law_text
 from noiselib.spark import path
@@ -415,15 +415,6 @@ def chosen(small: Small) -> set[int]:
     return set(table["id"].to_pylist())
 
 
-def elsewhere(small: Small, home: Path) -> Small:
-    """The same pipeline and key with another target and ledger."""
-    other = small.copy(home)
-    for place in ("published", ".published.noiselib"):
-        other_place = other.home / place
-        other_place.rename(other.home / f"old{place}")
-    return other
-
-
 def test_no_entity_has_more_rows_than_declared_chosen_by_the_key_alone(people: Small, tmp_path: Path) -> None:
     names = [*["heavy"] * 30, *["light"] * 2, *["other"] * 12]
     visits(people, 1, names)
@@ -435,12 +426,10 @@ def test_no_entity_has_more_rows_than_declared_chosen_by_the_key_alone(people: S
         (day, name): min(3, names.count(name)) for day in (1, 2) for name in ("heavy", "light", "other")
     }
     assert {id % 1000 for id in ids if id < 2000} != {id % 1000 for id in ids if id > 2000}
-    again = elsewhere(people, tmp_path / "again")
+    again = people.anew(tmp_path / "again")
     assert chosen(again) == ids
-    other = elsewhere(people, tmp_path / "other")
+    other = people.anew(tmp_path / "other")
     (other.home / "noise.key").unlink()
-    from noiselib.key import create_key_file
-
     create_key_file(other.home / "noise.key")
     assert chosen(other) != ids
 
