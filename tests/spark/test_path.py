@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 from small_pipeline import Small
 
 
@@ -17,3 +23,72 @@ def test_run_publishes_every_partition_and_charges_once(small: Small, spark: obj
     assert again.json["charge"] == {"epsilon": 0.0, "delta": 0.0}
     assert [r["status"] for r in again.json["releases"]] == ["unchanged"] * 3
     assert small.published() == published
+
+
+def content_digests(pipeline: Small) -> dict[str, str]:
+    files = Path(pipeline.spec["target"]["path"]).glob("_noiselib/*.json")
+    return {
+        manifest["partition"]: manifest["content_digest"] for manifest in (json.loads(f.read_text()) for f in files)
+    }
+
+
+def test_step_by_step_is_the_same_as_in_one_go(
+    small: Small, spark: object, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = small.copy(tmp_path_factory.mktemp("other") / "copy")
+    for command in ("reserve", "perturb", "check", "publish"):
+        answer = small.noiselib(command, "--partition", "day=2")
+        assert answer.code == 0, answer.err
+    whole = other.noiselib("run", "--partition", "day=2")
+    assert whole.code == 0, whole.err
+    assert content_digests(small) == content_digests(other)
+    assert small.spent() == other.spent()
+
+
+def test_a_run_resumes_where_a_step_stopped(small: Small, spark: object) -> None:
+    assert small.noiselib("perturb", "--partition", "day=1").code == 0
+    assert small.published() is None
+    unchecked = small.noiselib("publish", "--partition", "day=1")
+    assert unchecked.code == 1
+    assert "not checked" in unchecked.err
+    assert small.published() is None
+    staged = sorted(path.stat().st_ino for path in small.home.rglob("staging/*/data/day=1/*.parquet"))
+    resumed = small.noiselib("run", "--partition", "day=1", "--json")
+    assert resumed.code == 0, resumed.err
+    assert resumed.json["charge"] == {"epsilon": 0.0, "delta": 0.0}  # reserved by the step before
+    target = Path(small.spec["target"]["path"])
+    assert sorted(path.stat().st_ino for path in target.glob("day=1/*.parquet")) == staged  # published, not made again
+
+
+def test_changed_checks_are_run_before_publishing(small: Small, spark: object) -> None:
+    for command in ("perturb", "check"):
+        assert small.noiselib(command, "--partition", "day=1").code == 0
+    small.spec["checks"] = [{"expect": "column_values_between", "column": "id", "min": 0, "max": 1}]
+    small.write_spec()
+    answer = small.noiselib("publish", "--partition", "day=1")
+    assert answer.code == 1
+    assert "not checked" in answer.err
+    assert small.noiselib("run", "--partition", "day=1").code == 3
+    assert small.published() is None
+
+
+def test_a_release_that_another_process_works_on_is_left_alone(small: Small, spark: object) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from noiselib.spark import path\n"
+        "run = path.prepare(Path(sys.argv[1]), [{'day': '1'}], lambda line: None)\n"
+        "with path.reserved(run):\n    print('holding', flush=True); time.sleep(60)\n"
+    )
+    other = subprocess.Popen([sys.executable, "-c", script, str(small.spec_file)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "holding\n"
+        held = small.noiselib("run", "--partition", "day=1")
+        assert held.code == 5
+        assert f"{other.pid}" in held.err
+        other.kill()
+        other.wait()
+        taken_over = small.noiselib("run", "--partition", "day=1")
+        assert taken_over.code == 0, taken_over.err
+    finally:
+        other.kill()
+        other.wait()
