@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from noiselib.errors import ChecksFailed, LedgerError, NoiselibError, SpecError
+from noiselib.errors import ChecksFailed, LedgerError, NoiselibError, ReleaseHeld, SpecError
 from noiselib.key import create_key_file
 
 if TYPE_CHECKING:
@@ -211,10 +211,19 @@ def _keygen(arguments: argparse.Namespace) -> int:
 
 
 def _gc(arguments: argparse.Namespace) -> int:
+    from noiselib.ledger import Ledger
     from noiselib.publish import Target
     from noiselib.spec import load_spec
 
     spec, _ = load_spec(_spec_file(arguments.pipeline))
+    if spec.ledger is not None:
+        with Ledger.open(spec.ledger) as ledger:
+            for release in ledger.releases(spec.pipeline):
+                if release.holder is not None and not release.holder.dead():
+                    raise ReleaseHeld(
+                        f"release {release.release_id[:12]} of {spec.pipeline} is being made by process {release.holder.pid} on "
+                        f"{release.holder.host}: nothing is removed while it runs"
+                    )
     for removed in Target(spec.target.path, len(spec.source.partition_by)).collect(set()):
         print(removed)
     return 0

@@ -29,7 +29,8 @@ SAMPLE_ROWS = 500_000  # rows of a larger job are sampled down to about this man
 class LawTest:
     """`what` of `column` (and `other`) is a condition on a row's noise; it holds with `probability`.
 
-    what: within (|noise| <= threshold) · positive (noise > 0) · same (category kept) · agree (noise > 0 in both columns or in
+    what: within (|noise| <= threshold) · positive (noise > 0) · same (category kept) · near (category kept or moved to
+    the next half of the circle; threshold: the number of categories) · agree (noise > 0 in both columns or in
     neither).
     shared: how many rows may carry the same draw (memoized columns); 1 where every row has its own.
     """
@@ -110,8 +111,13 @@ def published_limits(column: ColumnPlan, rows: int, alpha: float) -> list[tuple[
 def _column_tests(column: ColumnPlan, shared: int) -> list[LawTest]:
     mechanism = column.mechanism
     if isinstance(mechanism, RandomizedResponse):
-        kept = float(mechanism.law.pmf(np.array([0]))[0])
-        return [LawTest(column.name, "same", kept, shared=shared)]
+        size = len(mechanism.categories)
+        half = size // 2  # of the circle of categories, the true one first
+        kept, near = (float(p) for p in mechanism.law.cdf(np.array([0, half - 1])))
+        return [
+            LawTest(column.name, "same", kept, size, shared=shared),
+            LawTest(column.name, "near", near, size, shared=shared),
+        ]
     assert mechanism is not None
     threshold = max(0, _upper_quantile(mechanism, 0.1))  # a fifth lies beyond: there a wrong scale shows most
     within = _within(mechanism, threshold)

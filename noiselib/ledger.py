@@ -311,7 +311,8 @@ def worst_charges(releases: Iterable[ReleaseRequest]) -> list[Charge]:
 
 
 def _partition_columns(partition: str) -> tuple[str, ...]:
-    return tuple(part.partition("=")[0] for part in partition.split("/"))
+    # A part without a name belongs to the value before it, which holds a slash.
+    return tuple(part.partition("=")[0] for part in partition.split("/") if "=" in part)
 
 
 def _sum(charges: Iterable[Charge]) -> Charge:

@@ -162,6 +162,8 @@ def _walk(root: Path, depth: int) -> tuple[list[tuple[str, ...]], list[Path]]:
             if entry.name.startswith(("_", ".")):
                 continue
             if entry.is_dir():
+                if len(parts) >= depth and "=" in entry.name:
+                    raise InputError(f"source {root}: directory {entry} is a partition that partition_by does not name")
                 pending.append((entry, (*parts, entry.name) if len(parts) < depth else parts))
             else:
                 files.append(entry)

@@ -82,9 +82,21 @@ def prepare(spec_file: Path, wanted: Sequence[dict[str, str]], say: Say, snapsho
         identity = snapshot or fingerprint(table, partition)
         releases.append(make_release(plan, partition, identity, key_id, table.rows(partition)))
     target = Target(spec.target.path, len(spec.source.partition_by))
-    target.current()  # a target that is not ours fails here, before anything is spent
+    _check_target(target, spec)
     say(f"plan      {spec.pipeline}: {len(releases)} releases, {len(plan.noised)} noised columns")
     return Run(spec_file, spec, plan, table, target, tuple(releases), say)
+
+
+def _check_target(target: Target, spec: PipelineSpec) -> None:
+    """A target that is not this pipeline's own fails here, before anything is spent. Raises NoiselibError."""
+    for manifest in target.manifests():
+        # a part without a name belongs to the value before it, which holds a slash
+        names = [part.partition("=")[0] for part in manifest["partition"].split("/") if "=" in part]
+        if manifest["pipeline"] != spec.pipeline or names != spec.source.partition_by:
+            raise NoiselibError(
+                f"target {target.path}: holds a release of pipeline {manifest['pipeline']}, partitioned by {names}; "
+                f"expected a target of its own for {spec.pipeline}, partitioned by {spec.source.partition_by}"
+            )
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
@@ -18,7 +18,7 @@ from noiselib.law_tests import SAMPLE_ROWS, LawTest, law_tests, verdicts
 from noiselib.plan import ColumnPlan, Plan, digest
 from noiselib.publish import Target
 from noiselib.release import Release
-from noiselib.snapshot import verify_unchanged
+from noiselib.snapshot import NULL_PARTITION, verify_unchanged
 from noiselib.spark import columns as c
 from noiselib.spark.perturb import Inspection, Job, noised_rows, published_columns
 
@@ -126,6 +126,8 @@ def _condition(test: LawTest, plan: Plan) -> Column:
         return noise > 0
     if test.what == "same":
         return noise == 0
+    if test.what == "near":
+        return F.pmod(noise, F.lit(test.threshold)) < test.threshold // 2
     assert test.what == "agree"
     assert test.other is not None
     return (noise > 0) == (_noise(plan.column(test.other)) > 0)
@@ -152,8 +154,11 @@ def _written(scratch: Path, depth: int) -> dict[str, Path]:
 
 def _write_empty(published: DataFrame, scratch: Path, release: Release) -> Path:
     """A release without rows is one file without rows: readers still see its columns."""
-    place = scratch.parent / f"{scratch.name}-empty" / release.partition_text
     names = [name for name, _ in release.partition]
+    values = [(name, NULL_PARTITION if value is None else str(value)) for name, value in release.partition]
+    place = Path(
+        scratch.parent, f"{scratch.name}-empty", *[f"{name}={quote(value, safe='')}" for name, value in values]
+    )
     empty = published.sparkSession.createDataFrame([], published.drop(*names).schema)
     empty.coalesce(1).write.mode("overwrite").parquet(str(place))
     return place

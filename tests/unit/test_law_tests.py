@@ -54,6 +54,8 @@ def count(test: LawTest, noise: Noise) -> int:
         held = first > 0
     elif test.what == "same":
         held = first == 0
+    elif test.what == "near":
+        held = first % test.threshold < test.threshold // 2
     else:
         held = (first > 0) == (noise[test.other] > 0)
     return int(np.count_nonzero(held))
@@ -101,7 +103,7 @@ def test_a_false_alarm_is_as_rare_as_stated(rows, probability):
 
 def test_all_tests_of_a_job_share_one_false_alarm_rate():
     tests = law_tests(PLAN, 1)
-    assert len(tests) == 4 * 2 + 1 + 3
+    assert len(tests) == 4 * 2 + 2 + 3
     edge = LawTest("x", "within", 0.5)
     count = (
         int(stats.binom.isf(FALSE_ALARMS / 2, ROWS, 0.5)) + 1
@@ -120,6 +122,9 @@ def test_the_probabilities_are_those_of_the_law():
             shown = (1 - float(law.pmf(np.array([0]))[0])) / 2
         elif test.what == "same":
             shown = PLAN.column(test.column).mechanism.keep_probability
+        elif test.what == "near":
+            kept, size = PLAN.column(test.column).mechanism.keep_probability, test.threshold
+            shown = kept + (size // 2 - 1) * (1 - kept) / (size - 1)
         else:
             continue
         assert test.probability == pytest.approx(shown, rel=1e-9)
@@ -186,14 +191,22 @@ def test_the_noise_of_another_column_used_again_is_rejected(turn):
 def test_a_response_that_keeps_too_many_or_too_few_is_rejected(wrong):
     """`wrong` times as many others as planned: none at all, 5% less, 5% more, all."""
     others = 1 - PLAN.column("zone").mechanism.keep_probability
-    changed = np.random.default_rng(1).random(ROWS) < min(1.0, others * wrong if wrong else 0.0)
-    noise = np.where(changed, 3, 0)
-    assert failures(drawn() | {"zone": noise}) == {"noise_law_same of zone"}
+    random = np.random.default_rng(1)
+    changed = random.random(ROWS) < min(1.0, others * wrong if wrong else 0.0)
+    noise = np.where(changed, random.integers(1, 8, ROWS), 0)
+    assert "noise_law_same of zone" in failures(drawn() | {"zone": noise})
+
+
+@pytest.mark.parametrize("neighbour", [1, 7])
+def test_a_response_that_always_turns_to_one_neighbour_is_rejected(neighbour):
+    """It keeps as often as it should: only where the others go is wrong."""
+    noise = drawn()["zone"]
+    assert failures(drawn() | {"zone": np.where(noise == 0, 0, neighbour)}) == {"noise_law_near of zone"}
 
 
 def test_the_noise_of_another_epsilon_is_rejected():
     other = RandomizedResponse(tuple("abcdefgh"), 2.1)
-    assert failures(drawn() | {"zone": other.law.sample(stream("zone", 1))}) == {"noise_law_same of zone"}
+    assert "noise_law_same of zone" in failures(drawn() | {"zone": other.law.sample(stream("zone", 1))})
 
 
 # ---- noise that rows share -------------------------------------------------------------------------------------------
