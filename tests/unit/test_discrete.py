@@ -87,7 +87,9 @@ def test_discrete_laplace_is_within_its_bound(scale: F):
     assert distance(law, lambda k: (1 - q) / (1 + q) * q ** abs(k)) <= DiscreteLaplace(scale).tv_bound <= 2**-40
 
 
-@pytest.mark.parametrize("scale", [*LAPLACE_SCALES[:-1], F(150)], ids=lambda value: getattr(value, "__name__", str(value)))
+@pytest.mark.parametrize(
+    "scale", [*LAPLACE_SCALES[:-1], F(150)], ids=lambda value: getattr(value, "__name__", str(value))
+)
 def test_rounded_laplace_is_within_its_bound(scale: F):
     b = number(scale)
     magnitude = pushed(joined(discrete._digit_tables(1 / (2 * scale), False)), lambda h: (h + 1) // 2)
@@ -100,7 +102,9 @@ def test_rounded_laplace_is_within_its_bound(scale: F):
 
 
 @pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize("scale", [F(2**20), F(10**9, 7), F(2**40)], ids=lambda value: getattr(value, "__name__", str(value)))
+@pytest.mark.parametrize(
+    "scale", [F(2**20), F(10**9, 7), F(2**40)], ids=lambda value: getattr(value, "__name__", str(value))
+)
 def test_every_digit_table_is_within_its_share_of_the_bound(scale: F, signed: bool):
     """For scales whose product law is too large to write down: independent digits add up at most."""
     rate, place, total = 1 / scale, 0, mp.mpf(0)
@@ -142,7 +146,11 @@ def gaussian_law(sigma: F, centre: F):
     return lambda k: mp.exp(-((k + c) ** 2) / (2 * s * s)) / whole
 
 
-@pytest.mark.parametrize("sigma", [F(1, 2**30), F(1, 5), F(1), F(10, 3), F(481), F(482), F(964)], ids=lambda value: getattr(value, "__name__", str(value)))
+@pytest.mark.parametrize(
+    "sigma",
+    [F(1, 2**30), F(1, 5), F(1), F(10, 3), F(481), F(482), F(964)],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
 def test_discrete_gaussian_is_within_its_bound(sigma: F):
     """482 and 964 are just above a power of two of buckets, where acceptance is least."""
     law = bucket_law(discrete._buckets(sigma, False))
@@ -156,7 +164,9 @@ def test_the_halfway_gaussian_is_within_its_bound(sigma: F):
 
 
 @pytest.mark.parametrize("halfway", [False, True])
-@pytest.mark.parametrize("sigma", [F(2**20), F(2**24), F(10**9, 7), F(2**41)], ids=lambda value: getattr(value, "__name__", str(value)))
+@pytest.mark.parametrize(
+    "sigma", [F(2**20), F(2**24), F(10**9, 7), F(2**41)], ids=lambda value: getattr(value, "__name__", str(value))
+)
 def test_wide_buckets_have_exact_tables_and_acceptance(sigma: F, halfway: bool):
     buckets = discrete._buckets(sigma, halfway)
     width, s = 2**buckets.bits, number(sigma)
@@ -175,7 +185,9 @@ def test_wide_buckets_have_exact_tables_and_acceptance(sigma: F, halfway: bool):
 
 
 @pytest.mark.parametrize("halfway", [False, True])
-@pytest.mark.parametrize("sigma", [F(482), F(964), F(2**20), F(10**9, 7), F(2**41)], ids=lambda value: getattr(value, "__name__", str(value)))
+@pytest.mark.parametrize(
+    "sigma", [F(482), F(964), F(2**20), F(10**9, 7), F(2**41)], ids=lambda value: getattr(value, "__name__", str(value))
+)
 def test_the_squeeze_accepts_only_what_the_full_test_accepts(sigma: F, halfway: bool):
     buckets = discrete._buckets(sigma, halfway)
     width = 2**buckets.bits
@@ -198,7 +210,11 @@ def test_the_midpoint_rule_bounds_cells_against_densities(sigma: float):
     assert 0.02 / sigma**2 < gap < 0.021 / sigma**2 < 1 / (8 * sigma**2)
 
 
-@pytest.mark.parametrize("sigma", [F(1, 2**30), F(1, 3), F(1), F(2**20), F(2**24) - 1, F(2**24), F(2**40)], ids=lambda value: getattr(value, "__name__", str(value)))
+@pytest.mark.parametrize(
+    "sigma",
+    [F(1, 2**30), F(1, 3), F(1), F(2**20), F(2**24) - 1, F(2**24), F(2**40)],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
 def test_rounded_gaussian_adds_up_to_its_bound(sigma: F):
     law = RoundedGaussian(sigma)
     fine = law._fine_sigma
