@@ -122,7 +122,7 @@ def test_a_column_left_without_noise(small: Small, monkeypatch: Patch, name: str
 
 def test_categories_left_as_they_are(small: Small, monkeypatch: Patch) -> None:
     on_noised_rows(monkeypatch, lambda rows: rows.withColumn("__y_color", F.col("__x_color")))
-    quarantined(small, "noise_law_same of color")
+    quarantined(small, "noise_law_same of color", "noise_law_near of color")
 
 
 def test_one_columns_noise_used_for_another(small: Small, monkeypatch: Patch) -> None:
@@ -350,7 +350,8 @@ def test_a_scale_wrong_by_five_percent_is_seen_in_every_column(big: Small, monke
     on_mechanism(monkeypatch, scaled(1 + Fraction(percent, 100)))
     found = failed_law(big)
     assert set(found) == {"laplace", "gaussian", "far", "discrete_laplace", "discrete_gaussian", "color"}
-    assert all(failures in ({"within"}, {"same"}) for failures in found.values())
+    assert "same" in found.pop("color")
+    assert all(failures == {"within"} for failures in found.values())
     answer = big.noiselib("check")
     assert answer.code == 3, answer.err
     assert not (big.home / "published").exists()
