@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from noiselib.errors import NoiselibError
+from noiselib.errors import NoiselibError, ReleaseHeld
 from noiselib.release import Release
 
 MANIFESTS = "_noiselib"  # a leading underscore: Spark and Arrow do not take it for data
@@ -78,6 +78,12 @@ class Target:
     def data(self, release_id: str) -> Path:
         """The staged data of a release: a directory that reads as a table."""
         return self.staging(release_id) / "data"
+
+    def files(self, release_id: str) -> dict[str, list[int]]:
+        """The staged files of a release, each with size and modification time: what was checked must be what is published."""
+        data = self.data(release_id)
+        files = sorted(path for path in data.rglob("*") if path.is_file())
+        return {str(file.relative_to(data)): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
 
     def discard(self, release_id: str) -> None:
         shutil.rmtree(self.staging(release_id), ignore_errors=True)
@@ -175,6 +181,17 @@ class Target:
                     shutil.rmtree(place)
                     removed.append(str(place))
         return removed
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """One run at a time, where no ledger keeps leases. Raises ReleaseHeld. Ends with the process, however that ends."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        with open(self.home / "run.lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ReleaseHeld(f"target {self.path}: another run on this machine is at work on it") from None
+            yield
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -109,7 +109,9 @@ def _leaks(plan: Plan) -> list[str]:
         f"{c.name}: a stable pseudonym, linkable over time" for c in plan.columns if c.treatment == "pseudonymize"
     ]
     found += [
-        f"{c.name}: memoized, so that a value changed (though not to what) shows" for c in plan.columns if c.memoized
+        f"{c.name}: memoized: that a value changed shows, and each further value of a unit costs as much again, uncounted"
+        for c in plan.columns
+        if c.memoized
     ]
     found += [
         f"{c.name}: where it is null shows"

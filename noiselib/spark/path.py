@@ -103,10 +103,11 @@ def _check_target(target: Target, spec: PipelineSpec) -> None:
 def reserved(run: Run) -> Iterator[Ledger | None]:
     """Hold the run's releases: their charge durably in the ledger, their leases ours until the block ends."""
     budget = run.budget
-    if budget is None or run.spec.ledger is None:  # no privacy claim: nothing to pay
-        for release in run.releases:
-            run.status[release.id] = "unchanged" if run.target.manifest(release.id) else "reserved"
-        yield None
+    if budget is None or run.spec.ledger is None:  # no privacy claim: nothing to pay, and no lease to hold
+        with run.target.held():
+            for release in run.releases:
+                run.status[release.id] = "unchanged" if run.target.manifest(release.id) else "reserved"
+            yield None
         return
     with Ledger.open(run.spec.ledger) as ledger:
         holder = run.holder
@@ -195,7 +196,8 @@ def check(run: Run, ledger: Ledger | None, spark: SparkSession) -> None:
         if run.target.manifest(release.id) is not None:
             continue
         _must_be_staged(run, release)
-        result = {**check_release(spark, run.plan, release, run.target), "suite": _suite(run)}
+        about = {"suite": _suite(run), "files": run.target.files(release.id)}
+        result = {**check_release(spark, run.plan, release, run.target), **about}
         for verdict in result["checks"]:
             if not verdict["success"]:
                 what = f"{verdict['check']}{' of ' + verdict['column'] if verdict['column'] else ''}"
@@ -228,7 +230,9 @@ def _quarantine(run: Run, ledger: Ledger | None, release: Release, result: dict[
         run.target.record_checks(release.id, result)
         run.target.quarantine(release.id)
     run.status[release.id] = "quarantined"
-    if ledger is not None:
+    if (
+        ledger is not None and _ledger_state(ledger, release) != "published"
+    ):  # made again for another target: paid and seen
         ledger.advance(release.id, "quarantined", {"failed": _failures(result)}, run.holder)
 
 
@@ -238,7 +242,8 @@ def publish(run: Run, ledger: Ledger | None) -> None:
     for release in ready:
         _must_be_staged(run, release)
         result = run.target.checks(release.id)
-        if result is None or not result["success"] or result["suite"] != _suite(run):
+        about = {"success": True, "suite": _suite(run), "files": run.target.files(release.id)}
+        if result is None or any(result.get(name) != value for name, value in about.items()):
             raise NoiselibError(
                 f"release {release.id[:12]} ({release.partition_text}): not checked; expected a passed check first"
             )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from small_pipeline import Small
 
@@ -92,3 +93,15 @@ def test_a_release_that_another_process_works_on_is_left_alone(small: Small, spa
     finally:
         other.kill()
         other.wait()
+
+
+def test_what_was_checked_is_what_is_published(small: Small, spark: object) -> None:
+    for command in ("perturb", "check"):
+        assert small.noiselib(command, "--partition", "day=1").code == 0
+    [file] = small.home.rglob("staging/*/data/day=1/*.parquet")
+    table = pq.ParquetFile(file).read()
+    pq.write_table(table.slice(0, table.num_rows - 1), file)
+    answer = small.noiselib("publish", "--partition", "day=1")
+    assert answer.code == 1
+    assert "not checked" in answer.err
+    assert small.published() is None

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import noiselib.publish
-from noiselib.errors import NoiselibError
+from noiselib.errors import NoiselibError, ReleaseHeld
 from noiselib.publish import MANIFESTS, Target
 from noiselib.release import Release
 
@@ -385,3 +385,11 @@ def test_a_job_starts_with_an_empty_scratch(target):
     (target.scratch("job") / "day=1").mkdir(parents=True)
     assert not target.scratch("job").exists()
     assert target.scratch("job").parent.is_dir()
+
+
+def test_without_a_ledger_one_run_at_a_time_holds_the_target(tmp_path):
+    target = Target(str(tmp_path / "table"), 0)
+    with target.held(), pytest.raises(ReleaseHeld, match="another run"), Target(str(tmp_path / "table"), 0).held():
+        pass
+    with target.held():
+        pass
