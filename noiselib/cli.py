@@ -22,6 +22,7 @@ from noiselib.errors import ChecksFailed, LedgerError, NoiselibError, ReleaseHel
 from noiselib.key import create_key_file
 
 if TYPE_CHECKING:
+    from noiselib.ledger import Ledger
     from noiselib.spark.path import Run
 
 PIPELINES = Path("conf/pipelines")
@@ -91,7 +92,9 @@ def _walk(arguments: argparse.Namespace) -> int:
 
     began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     run: Run | None = None
-    outcome: dict[str, Any] = {"status": "failed", "pipeline": str(arguments.pipeline), "releases": []}
+    nothing = {"epsilon": 0.0, "delta": 0.0}
+    outcome: dict[str, Any] = {"status": "failed", "pipeline": str(arguments.pipeline), "rows_in": 0, "rows_out": 0}
+    outcome |= {"charge": nothing, "target": None, "manifest": None, "releases": []}
     try:
         run = path.prepare(_spec_file(arguments.pipeline), _partitions(arguments.partition), _progress(began))
         name = run.spec.pipeline
@@ -182,13 +185,29 @@ def _ledger(arguments: argparse.Namespace) -> int:
         return 0
     with Ledger.open(url) as ledger:
         if arguments.action == "abandon":
-            if not arguments.release:
-                raise SpecError("ledger abandon: expected --release ID")
-            ledger.abandon(_one_release(ledger, arguments.release))
+            _abandon(ledger, arguments)
             return 0
         data = ledger_text.show(ledger) if arguments.action == "show" else ledger_text.history(ledger, arguments.budget)
         print(json.dumps(data) if arguments.json else ledger_text.table(data))
     return 0
+
+
+def _abandon(ledger: Ledger, arguments: argparse.Namespace) -> None:
+    """Give up a release that no reader could have seen: its noised rows are removed first, then its charge is given back."""
+    from noiselib.publish import Target
+    from noiselib.spec import load_spec
+
+    if not arguments.release or "://" in arguments.ledger:
+        raise SpecError(
+            "ledger abandon: expected the pipeline and --release ID: noiselib ledger abandon PIPELINE --release ID"
+        )
+    spec, _ = load_spec(_spec_file(arguments.ledger))
+    release_id = _one_release(ledger, arguments.release)
+    target = Target(spec.target.path, len(spec.source.partition_by))
+    if target.manifest(release_id) is not None:
+        raise LedgerError(f"release {release_id[:12]} is published: its charge is never given back")
+    target.forget(release_id)
+    ledger.abandon(release_id)
 
 
 def _one_release(ledger: Any, prefix: str) -> str:
@@ -224,7 +243,7 @@ def _gc(arguments: argparse.Namespace) -> int:
                         f"release {release.release_id[:12]} of {spec.pipeline} is being made by process {release.holder.pid} on "
                         f"{release.holder.host}: nothing is removed while it runs"
                     )
-    for removed in Target(spec.target.path, len(spec.source.partition_by)).collect(set()):
+    for removed in Target(spec.target.path, len(spec.source.partition_by)).collect():
         print(removed)
     return 0
 

@@ -109,6 +109,11 @@ class Plan:
         return [(name, self.column(name).type) for name in self.spec.source.partition_by]
 
     @property
+    def row_key_published(self) -> bool:
+        """Whether published rows can be told apart: the whole row key is kept, or has pseudonyms."""
+        return all(self.column(name).treatment in ("keep", "pseudonymize") for name in self.spec.row_key)
+
+    @property
     def rows_per_unit(self) -> int:
         return self.spec.entity.max_rows if self.spec.entity else 1
 
@@ -392,7 +397,10 @@ def relation(plan: Plan) -> str:
     parts = [f"any change in {', '.join(local)}"] if local else []
     parts += [f"a bounded change in {', '.join(metric)}"] if metric else []
     parts += [f"none in {', '.join(public)}"] if public else []
-    return f"Neighbours differ in {unit}: {'; '.join(parts)}."
+    constant = (
+        f" Values of {', '.join(plan.spec.memoized)} are taken to be constant over time." if plan.spec.memoized else ""
+    )
+    return f"Neighbours differ in {unit}: {'; '.join(parts)}.{constant}"
 
 
 def expected_errors(column: ColumnPlan, rows: int) -> tuple[float, float] | None:

@@ -52,6 +52,10 @@ class Target:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def clear(self, scratch: Path) -> None:
+        """Remove what a Spark job left there."""
+        shutil.rmtree(scratch, ignore_errors=True)
+
     def stage(self, release: Release, written: Path, record: Mapping[str, Any]) -> None:
         """Move what Spark wrote for `release` to its own place. It counts as staged once `staged.json` is there."""
         place = self.staging(release.id)
@@ -87,6 +91,12 @@ class Target:
 
     def discard(self, release_id: str) -> None:
         shutil.rmtree(self.staging(release_id), ignore_errors=True)
+
+    def forget(self, release_id: str) -> None:
+        """Remove the noised rows of a release that is given up, staged or quarantined: its charge can then be given back."""
+        for place in (self.staging(release_id), self.home / "quarantine" / release_id):
+            if place.exists():
+                shutil.rmtree(place)
 
     def quarantine(self, release_id: str) -> Path:
         """Put a staged release where nothing publishes it; says where."""
@@ -172,14 +182,13 @@ class Target:
         os.replace(link, self.path)
         _sync(self.path.parent)
 
-    def collect(self, keep: set[str]) -> list[str]:
-        """Remove staging of releases not in `keep`, and quarantined data; says what was removed."""
+    def collect(self) -> list[str]:
+        """Remove everything staged or quarantined; says what was removed."""
         removed = []
         with self._alone():
             for place in [*self.home.glob("staging/*"), *self.home.glob("quarantine/*")]:
-                if place.name not in keep:
-                    shutil.rmtree(place)
-                    removed.append(str(place))
+                shutil.rmtree(place)
+                removed.append(str(place))
         return removed
 
     @contextmanager

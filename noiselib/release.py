@@ -36,8 +36,15 @@ class Release:
         return partition_text(self.partition)
 
 
+def snapshot_identity(key: NoiseKey, fingerprint: str) -> str:
+    """The snapshot's fingerprint under the noise key. Release ids and manifests are public, and a plain hash of the source would
+    let anyone try values: whoever knows all rows but one could hash each guess.
+    """
+    return derive(key.secret, "snapshot", fingerprint).hex()
+
+
 def make_release(plan: Plan, partition: Partition, snapshot: str, key_id: str, rows: int) -> Release:
-    """The release of `partition` whose snapshot has the fingerprint `snapshot` and `rows` rows by its footers."""
+    """The release of `partition` whose snapshot has the (keyed) identity `snapshot`, and `rows` rows by its footers."""
     identity = {
         "scheme": SCHEME,
         "spec": canonical(plan),
@@ -58,8 +65,7 @@ def request(plan: Plan, release: Release) -> ReleaseRequest:
 
 def memo_id(plan: Plan, column: ColumnPlan, key_id: str) -> str:
     """A memoized column's noise is one release of its own for all time: same pipeline, unit, law and key."""
-    unit = plan.spec.entity.entity if plan.spec.entity else plan.spec.row_key
-    return digest(["memo", SCHEME, plan.spec.pipeline, column.name, unit, canonical_column(column), key_id])
+    return digest(["memo", SCHEME, plan.spec.pipeline, column.name, _unit(plan), canonical_column(column), key_id])
 
 
 @dataclass(frozen=True)
@@ -103,3 +109,12 @@ class PipelineKeys:
 def law_text(column: ColumnPlan) -> str:
     """The column's law as text, for its key."""
     return json.dumps(canonical_column(column), sort_keys=True)
+
+
+def memo_text(plan: Plan, column: ColumnPlan) -> str:
+    """A memoized column's law and whose it is: one value of two kinds of unit (account 5, device 5) is no repetition."""
+    return json.dumps([_unit(plan), canonical_column(column)], sort_keys=True)
+
+
+def _unit(plan: Plan) -> list[str]:
+    return plan.spec.entity.entity if plan.spec.entity else plan.spec.row_key

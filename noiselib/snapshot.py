@@ -216,7 +216,7 @@ def _common_schema(path: str, footers: Mapping[Path, pq.FileMetaData]) -> tuple[
         raise InputError(f"source {path}: holds no data file; an empty table needs one file to show its columns")
     first: tuple[tuple[str, str], ...] | None = None
     for file, footer in footers.items():
-        schema = schema_types(footer.schema.to_arrow_schema())
+        schema = _footer_types(footer)
         if first is None:
             first = schema
         elif schema != first:
@@ -226,6 +226,13 @@ def _common_schema(path: str, footers: Mapping[Path, pq.FileMetaData]) -> tuple[
             )
     assert first is not None
     return first
+
+
+def _footer_types(footer: pq.FileMetaData) -> tuple[tuple[str, str], ...]:
+    """The file's columns and types. Arrow takes Spark's old INT96 timestamps for nanoseconds; Spark reads them as instants."""
+    columns = [footer.schema.column(i) for i in range(footer.num_columns)]
+    old = {column.path for column in columns if column.physical_type == "INT96"}
+    return tuple((n, "timestamp" if n in old else kind) for n, kind in schema_types(footer.schema.to_arrow_schema()))
 
 
 def _type_name(kind: pa.DataType) -> str:

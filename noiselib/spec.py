@@ -274,6 +274,21 @@ def _contradictions(spec: PipelineSpec) -> Iterator[tuple[tuple[str | int, ...],
     for name in spec.source.partition_by:
         if name in named and not isinstance(named[name], Keep):
             yield ("columns", name), f"partition column {name!r} shows in the published paths: expected keep: public"
+    for name in named:
+        if name.startswith("__"):
+            yield (
+                ("columns", name),
+                f"column {name!r}: names that begin with __ are the pipeline's own; rename it upstream",
+            )
+        if [other.lower() for other in named].count(name.lower()) > 1:
+            yield ("columns", name), f"column {name!r}: Spark takes names for equal that differ in case only"
+    moving = [name for name in spec.source.partition_by if name not in spec.row_key]
+    if spec.memoized and spec.entity is None and moving:
+        yield (
+            ("privacy", "memoize"),
+            f"with unit row, a row key that leaves out {moving[0]!r} may name two rows, which would share noise: "
+            "expected row_key to hold every partition column, or an entity",
+        )
     for name in spec.memoized:
         if name in named and not isinstance(named[name], Noised):
             yield ("privacy", "memoize"), f"column {name!r} has no mechanism: nothing to memoize"
@@ -299,9 +314,11 @@ def _purpose_contradictions(spec: PipelineSpec) -> Iterator[tuple[tuple[str | in
 
 
 def _column_contradictions(purpose: str, column: Any) -> Iterator[str]:
+    private = purpose == "privacy"
+    if isinstance(column, RandomizedResponse) and not private:
+        yield f"randomized_response states an epsilon, and purpose {purpose} makes no privacy claim"
     if not isinstance(column, Additive):
         return
-    private = purpose == "privacy"
     name = column.mechanism  # type: ignore[attr-defined]
     if isinstance(column, Uniform) and private:
         yield "uniform noise gives no guarantee: refused under purpose privacy"

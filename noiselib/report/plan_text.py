@@ -113,11 +113,10 @@ def _leaks(plan: Plan) -> list[str]:
         for c in plan.columns
         if c.memoized
     ]
-    found += [
-        f"{c.name}: where it is null shows"
-        for c in plan.noised
-        if c.declared is not None and c.declared.on_null == "keep"
-    ]
+    kinds = {"on_null": "null", "on_nan": "NaN", "on_infinite": "infinite", "on_unknown": "unknown"}
+    for column in plan.noised:
+        shown = [kind for policy, kind in kinds.items() if getattr(column.declared, policy, "fail") in ("keep", "null")]
+        found += [f"{column.name}: where it is {kind} shows" for kind in shown]
     return [*found, "row counts are exact"]
 
 

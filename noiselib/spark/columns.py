@@ -1,7 +1,7 @@
 """Native Spark column expressions around the noise: null, NaN and clip policy, the way to the lattice and back.
 
 The workers see only int64 lattice values, never a null, a NaN or a string. What a policy cannot let through is counted
-while the rows pass (`violations`), and the release fails before anything is staged for good.
+before any noise is drawn (`violations`), and fails the release.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from noiselib.key import load_key
 from noiselib.ledger import LEASE_SECONDS, Budget, Holder, Ledger, ReserveResult
 from noiselib.plan import Plan, describe_column, digest, make_plan, relation
 from noiselib.publish import MANIFESTS, Target
-from noiselib.release import SCHEME, Release, make_release, request
+from noiselib.release import SCHEME, Release, make_release, request, snapshot_identity
 from noiselib.snapshot import TableMetadata, choose_partitions, fingerprint, read_metadata
 from noiselib.spark.perturb import Inspection, Job, inspect
 from noiselib.spark.stage import stage
@@ -73,14 +73,14 @@ def load_plan(spec_file: Path) -> tuple[PipelineSpec, Plan, TableMetadata]:
 def prepare(spec_file: Path, wanted: Sequence[dict[str, str]], say: Say, snapshot: str | None = None) -> Run:
     """Everything known before the first row is read as rows: plan, snapshot, key id, release ids.
 
-    `snapshot` holds the snapshot's identity to a fingerprint taken elsewhere: for tests of equality only.
+    `snapshot` holds the snapshot's identity to one taken elsewhere: for tests of equality only.
     """
     spec, plan, table = load_plan(spec_file)
-    key_id = load_key(spec.key).id
+    key = load_key(spec.key)
     releases = []
     for partition in choose_partitions(table, wanted):
-        identity = snapshot or fingerprint(table, partition)
-        releases.append(make_release(plan, partition, identity, key_id, table.rows(partition)))
+        identity = snapshot or snapshot_identity(key, fingerprint(table, partition))
+        releases.append(make_release(plan, partition, identity, key.id, table.rows(partition)))
     target = Target(spec.target.path, len(spec.source.partition_by))
     _check_target(target, spec)
     say(f"plan      {spec.pipeline}: {len(releases)} releases, {len(plan.noised)} noised columns")
@@ -114,7 +114,7 @@ def reserved(run: Run) -> Iterator[Ledger | None]:
         run.reserved = ledger.reserve(budget, [request(run.plan, release) for release in run.releases], holder)
         try:
             for release in run.releases:
-                run.status[release.id] = _state(run, release, run.reserved.states[release.id])
+                run.status[release.id] = _state(run, ledger, release)
             run.say(f"reserve   {run.reserved.added:.4g} epsilon added to budget {budget.name}: "
                     f"{run.reserved.epsilon_after:.4g} of {budget.epsilon:g} at delta {budget.delta:g}")  # fmt: skip
             with _renewed(ledger, run):
@@ -130,9 +130,9 @@ def _renewed(ledger: Ledger, run: Run) -> Iterator[None]:
 
     def renew() -> None:
         while not over.wait(LEASE_SECONDS / 5):
-            open_ids = [release.id for release in run.open()]
+            known = [ledger.release(release.id) for release in run.open()]
             try:
-                ledger.renew(open_ids, run.holder)
+                ledger.renew([found.release_id for found in known if found and found.state != "published"], run.holder)
             except NoiselibError as error:  # taken over, or the ledger is away: the next write to it will be refused
                 run.say(f"lease     not renewed: {error}")
 
@@ -145,15 +145,20 @@ def _renewed(ledger: Ledger, run: Run) -> Iterator[None]:
         thread.join()
 
 
-def _state(run: Run, release: Release, before: str | None) -> str:
+def _state(run: Run, ledger: Ledger, release: Release) -> str:
+    """Where the release stands. One that readers see already is published, though a run was killed before it told the ledger."""
     if run.target.manifest(release.id) is not None:
-        return "unchanged" if before == "published" else "staged"  # published, but the ledger was not told
-    return before if before in ("staged",) and run.target.staged(release.id) is not None else "reserved"
+        if _ledger_state(ledger, release) != "published":
+            ledger.advance(release.id, "staged", holder=run.holder)
+            ledger.begin_publish(release.id, run.holder)
+            ledger.advance(release.id, "published", holder=run.holder)
+        return "unchanged"
+    return "staged" if run.target.staged(release.id) is not None else "reserved"
 
 
 def perturb(run: Run, ledger: Ledger | None, spark: SparkSession) -> None:
     """Draw the noise of every release that is not staged yet, in one Spark job, and stage them."""
-    todo = [r for r in run.open() if run.target.staged(r.id) is None and run.target.manifest(r.id) is None]
+    todo = [release for release in run.open() if run.target.staged(release.id) is None]
     if todo:
         job = Job(run.plan, run.table, tuple(todo), run.spec.key)
         try:
@@ -164,7 +169,7 @@ def perturb(run: Run, ledger: Ledger | None, spark: SparkSession) -> None:
             _give_back(run, ledger, todo)
             raise
         except PythonException as error:
-            raise _from_worker(error) from None
+            raise from_worker(error) from None
     for release in run.open():
         if ledger is not None and _ledger_state(ledger, release) != "published":
             ledger.advance(release.id, "staged", holder=run.holder)
@@ -172,7 +177,7 @@ def perturb(run: Run, ledger: Ledger | None, spark: SparkSession) -> None:
     run.say(f"stage     {len(todo)} releases staged, {len(run.releases) - len(todo)} were there")
 
 
-def _from_worker(error: PythonException) -> Exception:
+def from_worker(error: PythonException) -> Exception:
     """A worker's own complaint about the key, which names no value; any other failure as it came."""
     found = re.search(r"NoiseKeyError: (.*)", str(error))
     return NoiseKeyError(found[1]) if found else error
@@ -183,7 +188,8 @@ def _give_back(run: Run, ledger: Ledger | None, releases: Sequence[Release]) -> 
     for release in releases:
         run.target.discard(release.id)
         run.status[release.id] = "abandoned"
-        if ledger is not None and _ledger_state(ledger, release) in ("reserved", "staged"):
+        known = ledger.release(release.id) if ledger is not None else None
+        if ledger is not None and known and known.state in ("reserved", "staged") and not known.publish_began:
             ledger.abandon(release.id, {"reason": "input"}, run.holder)
 
 
@@ -193,8 +199,6 @@ def check(run: Run, ledger: Ledger | None, spark: SparkSession) -> None:
 
     failed = []
     for release in run.open():
-        if run.target.manifest(release.id) is not None:
-            continue
         _must_be_staged(run, release)
         about = {"suite": _suite(run), "files": run.target.files(release.id)}
         result = {**check_release(spark, run.plan, release, run.target), **about}
@@ -238,7 +242,7 @@ def _quarantine(run: Run, ledger: Ledger | None, release: Release, result: dict[
 
 def publish(run: Run, ledger: Ledger | None) -> None:
     """Make every checked release current in one atomic step, then commit the charges."""
-    ready = [release for release in run.open() if run.target.manifest(release.id) is None]
+    ready = run.open()
     for release in ready:
         _must_be_staged(run, release)
         result = run.target.checks(release.id)
@@ -327,6 +331,10 @@ def versions() -> dict[str, str]:
 
 def walk(run: Run, spark: OpenSpark, steps: Sequence[str] = ("perturb", "check", "publish")) -> None:
     """Reserve, then take `steps` in order. A published release is not computed again; Spark starts only if there is work."""
+    if steps and steps[0] != "perturb":  # nothing is reserved for what was never made
+        for release in run.releases:
+            if run.target.manifest(release.id) is None:
+                _must_be_staged(run, release)
     with reserved(run) as ledger:
         if not run.open():
             run.say(f"publish   nothing to do: {len(run.releases)} releases unchanged")

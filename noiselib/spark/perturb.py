@@ -17,7 +17,7 @@ from pyspark.sql import types as T
 from noiselib.errors import InputError
 from noiselib.key import absolute
 from noiselib.plan import Plan
-from noiselib.release import Release, law_text
+from noiselib.release import Release, law_text, memo_text
 from noiselib.snapshot import TableMetadata
 from noiselib.spark import columns as c
 from noiselib.spark.kernel import KeySource, memoized_udf, noise_udf, priority_udf, pseudonym_udf
@@ -76,15 +76,13 @@ def noised_rows(spark: SparkSession, job: Job) -> DataFrame:
     noised: dict[str, Column] = {}
     for column in job.plan.noised:
         assert column.mechanism is not None
-        point, law = F.col(c.quoted(f"__x_{column.name}")), law_text(column)
+        point = F.col(c.quoted(f"__x_{column.name}"))
         if column.memoized:
-            noised[f"__y_{column.name}"] = memoized_udf(source, column.name, law, column.mechanism)(
-                *unit_columns, point
-            )
+            udf = memoized_udf(source, column.name, memo_text(job.plan, column), column.mechanism)
+            noised[f"__y_{column.name}"] = udf(*unit_columns, point)
         else:
-            noised[f"__y_{column.name}"] = noise_udf(source, column.name, law, column.mechanism)(
-                F.col(ORDINAL), *keys, point
-            )
+            udf = noise_udf(source, column.name, law_text(column), column.mechanism)
+            noised[f"__y_{column.name}"] = udf(F.col(ORDINAL), *keys, point)
     for column in job.plan.columns:
         if column.treatment == "pseudonymize":
             noised[f"__y_{column.name}"] = pseudonym_udf(source, column.name)(*c.value_hash(column))
@@ -224,8 +222,13 @@ def _shared_entities(spark: SparkSession, job: Job) -> list[str]:
     if spec.entity is None or spec.privacy is None or spec.privacy.partitions != "disjoint":
         return []
     everything = [Release("", spec.pipeline, partition, "", "", 0) for partition in job.table.partitions]
-    rows = source_rows(spark, job.table, everything).select(ORDINAL, *spec.entity.entity).dropna().distinct()
-    shared = rows.groupBy(*spec.entity.entity).count().filter("count > 1").count()
+    rows = (
+        source_rows(spark, job.table, everything)
+        .select(ORDINAL, *map(c.quoted, spec.entity.entity))
+        .dropna()
+        .distinct()
+    )
+    shared = rows.groupBy(*map(c.quoted, spec.entity.entity)).count().filter("count > 1").count()
     names = ", ".join(spec.entity.entity)
     return (
         [f"{job.table.path}: entity ({names}): {shared} of them lie in several partitions; declared disjoint"]

@@ -31,10 +31,9 @@ def open_session(app: str, master: str | None = None, conf_file: Path | None = N
     os.environ["PYSPARK_DRIVER_PYTHON"] = os.environ["PYSPARK_PYTHON"]
     builder = SparkSession.builder.appName(f"noiselib {app}")
     if "PYSPARK_GATEWAY_PORT" not in os.environ:  # spark-submit sets it, on a cluster too, and has a master of its own
-        builder = builder.master(master or "local[*]").config("spark.ui.enabled", "false")
-        builder = builder.config("spark.ui.showConsoleProgress", "false")
-        builder = builder.config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile={QUIET_LOG}")
-        for name, value in _read_conf(conf_file).items():
+        settings = {"spark.master": "local[*]", "spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false"}
+        settings |= {"spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={QUIET_LOG}"} | _read_conf(conf_file)
+        for name, value in (settings | ({"spark.master": master} if master else {})).items():
             builder = builder.config(name, value)
     try:
         session = builder.getOrCreate()

@@ -29,18 +29,27 @@ COUNTS_PER_SUM = 3
 def stage(spark: SparkSession, job: Job, target: Target, inspections: dict[str, Inspection]) -> None:
     """Write the job's releases to staging, each with the verdicts on its noise. Raises InputError if the source changed."""
     scratch = target.scratch(digest([release.id for release in job.releases])[:16])
+    try:
+        _write_and_stage(spark, job, target, inspections, scratch)
+    finally:
+        target.clear(scratch)  # noised rows that are not staged are not left behind
+
+
+def _write_and_stage(
+    spark: SparkSession, job: Job, target: Target, inspections: dict[str, Inspection], scratch: Path
+) -> None:
     law = LawObservation(job)
     published = law.attach(noised_rows(spark, job)).select(*[c.quoted(name) for name, _ in job.plan.published])
     writer = published.write.mode("errorifexists")
     partition_by = job.table.partition_by
-    (writer.partitionBy(*partition_by) if partition_by else writer).parquet(str(scratch))
+    (writer.partitionBy(*partition_by) if partition_by else writer).parquet(str(scratch / "table"))
     found = law.verdicts()
     verify_unchanged(job.table, [release.partition for release in job.releases])
-    written = _written(scratch, len(partition_by))
+    written = _written(scratch / "table", len(partition_by))
     for release in job.releases:
         place = written.get(release.partition_text)
         if place is None:
-            place = _write_empty(published, scratch, release)
+            place = _write_empty(published, scratch / "empty", release)
         target.stage(release, place, {"release_id": release.id, "law": found, **asdict(inspections[release.id])})
 
 
@@ -156,9 +165,7 @@ def _write_empty(published: DataFrame, scratch: Path, release: Release) -> Path:
     """A release without rows is one file without rows: readers still see its columns."""
     names = [name for name, _ in release.partition]
     values = [(name, NULL_PARTITION if value is None else str(value)) for name, value in release.partition]
-    place = Path(
-        scratch.parent, f"{scratch.name}-empty", *[f"{name}={quote(value, safe='')}" for name, value in values]
-    )
+    place = scratch.joinpath(*[f"{name}={quote(value, safe='')}" for name, value in values])
     empty = published.sparkSession.createDataFrame([], published.drop(*names).schema)
     empty.coalesce(1).write.mode("overwrite").parquet(str(place))
     return place

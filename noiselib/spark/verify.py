@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
+from pyspark.errors import PythonException
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from noiselib.errors import NoiselibError
 from noiselib.plan import Plan
 from noiselib.release import Release
-from noiselib.snapshot import NULL_PARTITION
+from noiselib.snapshot import NULL_PARTITION, verify_unchanged
 from noiselib.spark import columns as c
-from noiselib.spark.path import Run
+from noiselib.spark.path import Run, from_worker
 from noiselib.spark.perturb import Job, noised_rows, published_columns
 from noiselib.spark.tables import read_files, table_schema
 
@@ -50,7 +51,11 @@ def verify(run: Run, spark: SparkSession, release_id: str | None = None) -> dict
                 f"release {release.id[:12]} ({release.partition_text or 'whole table'}) of {run.spec.pipeline}: "
                 f"not published for the snapshot that {run.table.path} holds now, with key {release.key_id}"
             )
-    differences += _differences(run, spark, chosen)
+    try:
+        differences += _differences(run, spark, chosen)
+    except PythonException as error:
+        raise from_worker(error) from None
+    verify_unchanged(run.table, [release.partition for release in chosen])
     return {
         "success": not differences,
         "releases": [{"release_id": r.id, "partition": r.partition_text} for r in chosen],
@@ -77,7 +82,7 @@ def _differences(run: Run, spark: SparkSession, releases: list[Release]) -> Iter
     job = Job(run.plan, run.table, tuple(releases), run.spec.key)
     derived = noised_rows(spark, job).select(*published_columns(job))
     published = _published(run, spark, releases)
-    if set(run.spec.row_key) <= {name for name, _ in run.plan.published}:
+    if run.plan.row_key_published:
         yield from _by_key(derived, published, run.plan)
         return
     for what, extra in (("published but not derived", _minus(published, derived, run.plan)),
@@ -90,7 +95,9 @@ def _published(run: Run, spark: SparkSession, releases: list[Release]) -> DataFr
     root, chosen = run.target.path, {release.partition_text for release in releases}
     places = _partition_directories(run)
     here = [p for p in places if not run.spec.source.partition_by or unquote(str(p.relative_to(root))) in chosen]
-    files = sorted(str(file) for place in here for file in place.glob("*.parquet"))
+    files = sorted(
+        str(file) for place in here for file in place.rglob("*") if file.is_file() and _is_data(file.relative_to(root))
+    )
     if not files:
         raise NoiselibError(f"target {root}: holds no Parquet file of {', '.join(sorted(chosen))}")
     schema = table_schema(spark, files[0], run.plan.partition_types)
@@ -122,9 +129,12 @@ def _by_key(derived: DataFrame, published: DataFrame, plan: Plan) -> Iterator[Di
         F.col("derived").isNull().alias("extra"),
         F.col("published").isNull().alias("missing"),
     )
-    for row in rows.orderBy("partition", "row").limit(SHOWN).collect():
+    shown = rows.orderBy("partition", "row").limit(SHOWN).collect()
+    for row in shown:
         what = " (published, not derived)" if row["extra"] else " (derived, not published)" if row["missing"] else ""
         yield Difference(row["partition"], row["row"] + what, tuple(row["differing"]) if not what else ())
+    if len(shown) == SHOWN and (more := found.count() - SHOWN):
+        yield Difference("", f"and {more} rows more", ())
 
 
 def _partition_text(plan: Plan) -> Column:
@@ -134,6 +144,11 @@ def _partition_text(plan: Plan) -> Column:
         for name in plan.spec.source.partition_by
     ]
     return F.concat_ws("/", *parts) if parts else F.lit("")
+
+
+def _is_data(path: Path) -> bool:
+    """Whether readers take it for data: no part of its path is hidden."""
+    return not any(part.startswith(("_", ".")) for part in path.parts)
 
 
 def _named(name: str) -> Column:

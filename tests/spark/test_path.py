@@ -105,3 +105,34 @@ def test_what_was_checked_is_what_is_published(small: Small, spark: object) -> N
     assert answer.code == 1
     assert "not checked" in answer.err
     assert small.published() is None
+
+
+def test_a_step_that_comes_first_reserves_nothing(small: Small, spark: object) -> None:
+    for command in ("check", "publish"):
+        answer = small.noiselib(command, "--partition", "day=1")
+        assert answer.code == 1
+        assert "not staged" in answer.err
+    assert small.spent() == 0
+
+
+def test_a_job_leaves_no_noised_rows_in_its_scratch(small: Small, spark: object) -> None:
+    assert small.noiselib("run", "--partition", "day=1").code == 0
+    assert not list(small.home.rglob("staging/*"))
+
+
+def test_a_noised_row_key_is_no_key_of_the_published_rows(small: Small, spark: object) -> None:
+    small.spec["columns"]["id"] = {"mechanism": "discrete_laplace", "epsilon": 1.0, "protect_distance": 3}
+    small.write_spec()
+    answer = small.noiselib("run", "--partition", "day=1")
+    assert answer.code == 0, answer.err
+    assert small.noiselib("verify", "--partition", "day=1").code == 0
+
+
+def test_an_empty_partition_passes_checks_of_its_values(small: Small, spark: object) -> None:
+    small.rows = {1: {name: [] for name in small.rows[1]}}
+    small.write_source()
+    small.spec["checks"] = [{"expect": "column_mean_between", "column": "amount", "min": 0, "max": 1}]
+    small.write_spec()
+    answer = small.noiselib("run", "--partition", "day=1", "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json["releases"][0]["rows"] == 0

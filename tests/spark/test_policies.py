@@ -23,7 +23,7 @@ from small_pipeline import Small, make_small
 
 from noiselib.key import create_key_file, load_key
 from noiselib.noise import discrete
-from noiselib.release import law_text
+from noiselib.release import law_text, memo_text
 from noiselib.spark import path
 
 ROWS = 48
@@ -467,12 +467,12 @@ def test_memoized_noise_is_the_same_wherever_the_entity_has_the_value(people: Sm
     assert noise[1000] == noise[2000]
     assert noise[1003] == noise[2002]
     assert len(set(noise.values())) == 5  # another value, or another entity, has another noise
-    column, master = prepared(people).plan.column("amount"), load_key(people.spec["key"]).secret
-    step = reference.fine_step(25.0)
+    plan, master = prepared(people).plan, load_key(people.spec["key"]).secret
+    step, text = reference.fine_step(25.0), memo_text(plan, plan.column("amount"))
     law = discrete.RoundedLaplace(Fraction(25) / Fraction(step))
     for id, name in [(1000, "a"), (1001, "a"), (1002, "b"), (2001, "b"), (2002, "c")]:
         point, block = round(true[id] / step), reference.key_block("unit", name)
-        drawn = reference.memo_noise(master, "small", "amount", law_text(column), block, point, law)
+        drawn = reference.memo_noise(master, "small", "amount", text, block, point, law)
         assert found[id] == (point + drawn) * step
 
 

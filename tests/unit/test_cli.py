@@ -203,7 +203,7 @@ def test_every_problem_of_a_spec_and_its_table_is_told(small: Small):
         (["ledger", "show", "sqlite:///SPEC"], 1, "damaged or not a ledger"),
         (["ledger", "show", "nowhere"], 2, "pipeline 'nowhere': expected a spec's path"),
         (["ledger", "spend", "SPEC"], 2, "invalid choice: 'spend'"),
-        (["ledger", "abandon", "SPEC"], 2, "ledger abandon: expected --release ID"),
+        (["ledger", "abandon", "SPEC"], 2, "ledger abandon: expected the pipeline and --release ID"),
         (["ledger", "abandon", "SPEC", "--release", "abc"], 1, "release abc: 0 in the ledger begin so; expected one"),
         (["keygen", "KEY"], 1, "exists already; a key is never overwritten"),
         (["keygen", "SPEC/below"], 1, "cannot be written"),

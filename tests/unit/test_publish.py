@@ -368,17 +368,26 @@ def test_a_quarantined_release_is_kept_apart(target):
     assert published(target) == {"0001-1"}
 
 
-def test_collecting_removes_staging_and_quarantine_but_what_is_kept(target):
+def test_collecting_removes_staging_and_quarantine_only(target):
     stage_and_publish(target, release(1))
     for version in (2, 3, 4):
         stage(target, release(version))
     target.quarantine("0004-1")
-    removed = target.collect({"0003-1"})
-    assert {Path(place).name for place in removed} >= {"0002-1", "0004-1"}
+    removed = target.collect()
+    assert {Path(place).name for place in removed} >= {"0002-1", "0003-1", "0004-1"}
     assert not any(Path(place).exists() for place in removed)
-    assert target.staged("0003-1")
     assert published(target) == {"0001-1"}
-    assert target.collect({"0003-1"}) == []
+    assert target.collect() == []
+
+
+def test_a_release_that_is_given_up_leaves_no_noised_rows(target):
+    stage(target, release(2))
+    target.forget("0002-1")
+    stage(target, release(3))
+    place = target.quarantine("0003-1")
+    target.forget("0003-1")
+    assert target.staged("0002-1") is None
+    assert not place.exists()
 
 
 def test_a_job_starts_with_an_empty_scratch(target):

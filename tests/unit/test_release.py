@@ -12,7 +12,16 @@ from small_plan import PUBLIC, plan_of
 
 from noiselib.key import NoiseKey
 from noiselib.plan import canonical
-from noiselib.release import PipelineKeys, ReleaseKeys, law_text, make_release, memo_id, request
+from noiselib.release import (
+    PipelineKeys,
+    ReleaseKeys,
+    law_text,
+    make_release,
+    memo_id,
+    memo_text,
+    request,
+    snapshot_identity,
+)
 
 FARE = {"mechanism": "laplace", "epsilon": 1.0, "bounds": [0, 100]}
 SEATS = {"mechanism": "discrete_laplace", "epsilon": 1.0, "bounds": [0, 8]}
@@ -168,3 +177,16 @@ def test_the_ledger_is_asked_for_what_the_plan_costs():
     assert asked.charge == plan.charge
     assert asked.charge.pure_epsilon == pytest.approx(3 * (1 + 2))
     assert [(m.column, m.charge.pure_epsilon) for m in asked.memos] == [("seats", pytest.approx(3))]
+
+
+def test_the_snapshot_shows_under_the_key_only():
+    """A plain hash of the source would let anyone who knows all rows but one try each value of that one."""
+    shown = snapshot_identity(MASTER, "f")
+    assert shown == hkdf(MASTER.secret, "snapshot", "f").hex()
+    assert shown not in (snapshot_identity(NoiseKey(bytes(range(1, 33))), "f"), snapshot_identity(MASTER, "g"))
+
+
+def test_memoized_noise_of_two_kinds_of_unit_is_two_noises():
+    plan = trips(privacy=MEMO)
+    other = trips(privacy=MEMO | {"unit": {"entity": ["rider"], "max_rows": 1}})
+    assert memo_text(plan, plan.column("seats")) != memo_text(other, other.column("seats"))

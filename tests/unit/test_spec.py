@@ -194,8 +194,29 @@ def test_privacy_section_belongs_to_purpose_privacy_alone(problems):
 def test_augmentation_may_use_uniform_noise(load):
     text = re.sub(r"privacy:\n(  .*\n)+", "", but("purpose: privacy", "purpose: augmentation"))
     noise = "{mechanism: uniform, scale: 0.5}"
-    text = re.sub(r"(fare|miles|seats): .*", lambda found: f"{found[1]}: {noise}", text)
+    text = re.sub(r"(fare|miles|seats|zone): .*", lambda found: f"{found[1]}: {noise}", text)
     assert load(text).columns["fare"].scale == 0.5
+
+
+def test_augmentation_claims_no_epsilon_for_categories_either(problems):
+    text = re.sub(r"privacy:\n(  .*\n)+", "", but("purpose: privacy", "purpose: augmentation"))
+    assert any("zone" in p and "makes no privacy claim" in p for p in problems(text))
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("__x_fare", "names that begin with __ are the pipeline's own"), ("Fare", "differ in case only")],
+)
+def test_a_column_name_that_another_could_be_taken_for_is_refused(problems, name, what):
+    """`__x_fare` is where the true value of `fare` lies in the job: kept, it would be published."""
+    text = but("  id: {keep: public}", f"  id: {{keep: public}}\n  {name}: {{keep: public}}")
+    assert any(what in p for p in problems(text))
+
+
+def test_rows_are_memoized_only_under_a_key_that_names_one_row_over_time(problems, load):
+    text = but("  unit: {entity: [rider], max_rows: 3, on_null_entity: drop}", "  unit: row")
+    assert any("a row key that leaves out 'day' may name two rows" in p for p in problems(text))
+    assert load(text.replace("row_key: [id]", "row_key: [id, day]")).memoized == ("seats",)
 
 
 def test_a_release_without_any_noise_is_refused(problems):
