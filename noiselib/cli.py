@@ -99,11 +99,11 @@ def _walk(arguments: argparse.Namespace) -> int:
         run = path.prepare(_spec_file(arguments.pipeline), _partitions(arguments.partition), _progress(began))
         name = run.spec.pipeline
         path.walk(run, lambda: _spark(arguments, name), STEPS[arguments.step])
-        outcome = path.results(run, "success", began)
+        outcome = path.results(run, "success")
     except BaseException as error:
         status = "quarantined" if isinstance(error, ChecksFailed) else "failed"
         if run is not None:
-            outcome = path.results(run, status, began)
+            outcome = path.results(run, status)
         text = str(error) if isinstance(error, NoiselibError) else type(error).__name__
         outcome |= {"status": status, "error": {"type": type(error).__name__, "message": text}}
         raise

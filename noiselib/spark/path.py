@@ -9,7 +9,6 @@ from __future__ import annotations
 import platform
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -348,7 +347,7 @@ def walk(run: Run, spark: OpenSpark, steps: Sequence[str] = ("perturb", "check",
                 publish(run, ledger)
 
 
-def results(run: Run, status: str, began: float) -> dict[str, Any]:
+def results(run: Run, status: str) -> dict[str, Any]:
     """What `noiselib run --json` prints and `run_results.json` holds. `charge` is what this run added to the account."""
     entries = [_release_result(run, release) for release in run.releases]
     budget = run.budget
@@ -362,7 +361,6 @@ def results(run: Run, status: str, began: float) -> dict[str, Any]:
         "charge": {"epsilon": added, "delta": budget.delta if budget and added else 0.0},
         "target": str(run.target.path),
         "manifest": str(run.target.path / MANIFESTS),
-        "seconds": round(time.monotonic() - began, 3),
         "releases": entries,
     }
 

@@ -33,7 +33,7 @@ def read_files(spark: SparkSession, schema: T.StructType, root: str, files: Sequ
 
 def read_directory(spark: SparkSession, root: Path, partition_types: Sequence[tuple[str, str]]) -> DataFrame:
     """The table that lies at `root`: staged or published data of ours. Raises FileNotFoundError if it has no file."""
-    files = sorted(str(file) for file in root.rglob("*.parquet") if not _hidden(file.relative_to(root)))
+    files = data_files(root, root)
     if not files:
         raise FileNotFoundError(str(root))
     return read_files(spark, table_schema(spark, files[0], partition_types), str(root), files)
@@ -43,5 +43,7 @@ def _absolute(path: str) -> str:
     return os.path.abspath(path.removeprefix("file://"))
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(("_", ".")) for part in path.parts)
+def data_files(place: Path, root: Path) -> list[str]:
+    """The files at or below `place` that readers of the table at `root` take for data: no part of their path is hidden."""
+    files = (file for file in place.rglob("*") if file.is_file())
+    return sorted(str(f) for f in files if not any(part.startswith(("_", ".")) for part in f.relative_to(root).parts))

@@ -18,7 +18,7 @@ from noiselib.snapshot import NULL_PARTITION, verify_unchanged
 from noiselib.spark import columns as c
 from noiselib.spark.path import Run, from_worker
 from noiselib.spark.perturb import Job, noised_rows, published_columns
-from noiselib.spark.tables import read_files, table_schema
+from noiselib.spark.tables import data_files, read_files, table_schema
 
 SHOWN = 20
 COPY = "__copy"
@@ -95,9 +95,7 @@ def _published(run: Run, spark: SparkSession, releases: list[Release]) -> DataFr
     root, chosen = run.target.path, {release.partition_text for release in releases}
     places = _partition_directories(run)
     here = [p for p in places if not run.spec.source.partition_by or unquote(str(p.relative_to(root))) in chosen]
-    files = sorted(
-        str(file) for place in here for file in place.rglob("*") if file.is_file() and _is_data(file.relative_to(root))
-    )
+    files = sorted(file for place in here for file in data_files(place, root))
     if not files:
         raise NoiselibError(f"target {root}: holds no Parquet file of {', '.join(sorted(chosen))}")
     schema = table_schema(spark, files[0], run.plan.partition_types)
@@ -144,11 +142,6 @@ def _partition_text(plan: Plan) -> Column:
         for name in plan.spec.source.partition_by
     ]
     return F.concat_ws("/", *parts) if parts else F.lit("")
-
-
-def _is_data(path: Path) -> bool:
-    """Whether readers take it for data: no part of its path is hidden."""
-    return not any(part.startswith(("_", ".")) for part in path.parts)
 
 
 def _named(name: str) -> Column:
