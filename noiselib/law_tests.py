@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from noiselib.mechanisms import Mechanism, RandomizedResponse
+from noiselib.mechanisms import Additive, RandomizedResponse
 from noiselib.plan import ColumnPlan, Plan
 
 FALSE_ALARMS = 5e-7  # of all these tests together; the checks of what is published have as much again: 1e-6 a release
@@ -62,7 +62,7 @@ def law_tests(plan: Plan, releases: int) -> tuple[LawTest, ...]:
     for column in plan.noised:
         shared = plan.rows_per_unit * releases if column.memoized else 1
         tests += _column_tests(column, shared)
-    numeric = [column for column in plan.noised if isinstance(column.mechanism, Mechanism)]
+    numeric = [column for column in plan.noised if isinstance(column.mechanism, Additive)]
     laws = [type(column.mechanism) for column in numeric]
     # columns of one law one after the other: these would repeat their noise, were they under one key
     numeric.sort(key=lambda column: laws.index(type(column.mechanism)))
@@ -95,7 +95,7 @@ def published_limits(column: ColumnPlan, rows: int, alpha: float) -> list[tuple[
     many values as the noise alone sends there, and `outside` the bounds at least as many as from their middle.
     """
     mechanism, lattice = column.mechanism, column.lattice
-    if not isinstance(mechanism, Mechanism) or lattice is None or getattr(column.declared, "bounds", None) is None:
+    if not isinstance(mechanism, Additive) or lattice is None or getattr(column.declared, "bounds", None) is None:
         return []
     limits = []
     for margin in sorted({_upper_quantile(mechanism, share) for share in (1e-2, 1e-4)}):
@@ -127,17 +127,17 @@ def _column_tests(column: ColumnPlan, shared: int) -> list[LawTest]:
     ]
 
 
-def _within(mechanism: Mechanism, threshold: int) -> float:
+def _within(mechanism: Additive, threshold: int) -> float:
     low, high = mechanism.law.cdf(np.array([-threshold - 1, threshold]))
     return float(high - low)
 
 
 def _positive(column: ColumnPlan) -> float:
-    assert isinstance(column.mechanism, Mechanism)
+    assert isinstance(column.mechanism, Additive)
     return 1.0 - float(column.mechanism.law.cdf(np.array([0]))[0])
 
 
-def _upper_quantile(mechanism: Mechanism, share: float) -> int:
+def _upper_quantile(mechanism: Additive, share: float) -> int:
     """The least k with P(noise > k) <= share, by bisection on the law's distribution function."""
     low, high = 0, max(1, math.ceil(60 * float(mechanism.scale)))
     while low < high:

@@ -19,7 +19,7 @@ from typing import Any
 from noiselib import spec as s
 from noiselib.accounting import Charge
 from noiselib.errors import SpecError
-from noiselib.mechanisms import ADDITIVE, Mechanism, RandomizedResponse
+from noiselib.mechanisms import ADDITIVE, Additive, RandomizedResponse
 from noiselib.mechanisms.additive import default_step, exact
 from noiselib.snapshot import TableMetadata
 from noiselib.yaml_text import Positions
@@ -58,7 +58,7 @@ class ColumnPlan:
     name: str
     type: str
     treatment: str  # keep | drop | pseudonymize | mechanism
-    mechanism: Mechanism | RandomizedResponse | None = None
+    mechanism: Additive | RandomizedResponse | None = None
     lattice: Lattice | None = None
     declared: s.Noised | None = None
     memoized: bool = False
@@ -202,7 +202,7 @@ def _plan_column(spec: s.PipelineSpec, name: str, kind: str, declared: Any) -> C
 # ---- numeric columns -------------------------------------------------------------------------------------------------
 
 
-def _plan_additive(private: bool, kind: str, declared: Any) -> tuple[Mechanism, Lattice]:
+def _plan_additive(private: bool, kind: str, declared: Any) -> tuple[Additive, Lattice]:
     mechanism = ADDITIVE[declared.mechanism]
     unit = _unit(kind, mechanism)
     step = _step(unit, mechanism, declared)
@@ -215,7 +215,7 @@ def _plan_additive(private: bool, kind: str, declared: Any) -> tuple[Mechanism, 
     return calibrated, lattice
 
 
-def _unit(kind: str, mechanism: type[Mechanism]) -> Fraction | None:
+def _unit(kind: str, mechanism: type[Additive]) -> Fraction | None:
     """What one stored integer of the type is worth; None for floats. Refuses types that the mechanism does not fit."""
     name = mechanism.name
     if kind in ("float", "double"):
@@ -232,7 +232,7 @@ def _unit(kind: str, mechanism: type[Mechanism]) -> Fraction | None:
     raise ValueError(f"{name} on type {kind}: expected int32, int64, float, double or decimal")
 
 
-def _step(unit: Fraction | None, mechanism: type[Mechanism], declared: Any) -> Fraction:
+def _step(unit: Fraction | None, mechanism: type[Additive], declared: Any) -> Fraction:
     """The granularity: as declared, else the type's own unit, else fine against the scale."""
     if declared.granularity is not None:
         step = exact(declared.granularity)
@@ -291,7 +291,7 @@ def _sensitivity(lattice: Lattice, unit: Fraction | None, declared: Any) -> int:
     return math.ceil(math.floor(distance / unit) * unit / lattice.step)
 
 
-def _check_room(kind: str, mechanism: Mechanism, lattice: Lattice, declared: Any) -> None:
+def _check_room(kind: str, mechanism: Additive, lattice: Lattice, declared: Any) -> None:
     """Noise that the type cannot hold would be cut off at its ends: the estimates would be biased."""
     room = SCALES_OF_ROOM * mechanism.scale
     span = max(lattice.upper, -lattice.lower) if declared.bounds is not None else 0
@@ -423,7 +423,7 @@ def describe_column(column: ColumnPlan, rows: int) -> dict[str, Any]:
     event = mechanism.event()
     if event is not None:
         entry["sampler_delta"] = event.slack
-    if isinstance(mechanism, Mechanism):
+    if isinstance(mechanism, Additive):
         step = mechanism.step
         sensitivity = None if mechanism.sensitivity is None else float(mechanism.sensitivity * step)
         entry |= {"sensitivity": sensitivity, "scale": float(mechanism.scale * step), "granularity": float(step)}

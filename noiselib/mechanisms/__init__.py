@@ -4,10 +4,10 @@ A mechanism works on lattice steps (int64). `calibrate` chooses its scale, `pert
 accountant is told, `variance` and `mean_abs` are its predicted error.
 """
 
-from noiselib.mechanisms.additive import DiscreteGaussian, DiscreteLaplace, Gaussian, Laplace, Mechanism, Uniform
+from noiselib.mechanisms.additive import DiscreteGaussian, DiscreteLaplace, Gaussian, Laplace, Additive, Uniform
 from noiselib.mechanisms.categorical import RandomizedResponse
 
-ADDITIVE: dict[str, type[Mechanism]] = {
+ADDITIVE: dict[str, type[Additive]] = {
     "laplace": Laplace,
     "discrete_laplace": DiscreteLaplace,
     "gaussian": Gaussian,
@@ -21,7 +21,7 @@ __all__ = [
     "DiscreteLaplace",
     "Gaussian",
     "Laplace",
-    "Mechanism",
+    "Additive",
     "RandomizedResponse",
     "Uniform",
 ]

@@ -36,7 +36,7 @@ class Law(Protocol):
 
 
 @dataclass(frozen=True)
-class Mechanism:
+class Additive:
     """Additive noise of one law. `scale` and `sensitivity` are in lattice steps; `step` is one step in the column's unit.
 
     epsilon, delta: what was asked for; None where the noise makes no privacy claim.
@@ -51,7 +51,7 @@ class Mechanism:
     delta: float | None = None
 
     @classmethod
-    def calibrate(cls, sensitivity: int, step: Fraction, epsilon: float, delta: float | None = None) -> Mechanism:
+    def calibrate(cls, sensitivity: int, step: Fraction, epsilon: float, delta: float | None = None) -> Additive:
         """The least noise that gives (epsilon, delta) where neighbours differ by at most `sensitivity` >= 1 steps.
 
         Raises ValueError for a delta that the sampler's own distance from the ideal law does not leave room for.
@@ -93,7 +93,7 @@ class Mechanism:
         return self.law.mean_abs * float(self.step)
 
 
-class Laplace(Mechanism):
+class Laplace(Additive):
     """The continuous Laplace law with b = sensitivity / epsilon, rounded to the lattice (Dwork et al. 2006).
 
     Rounding a sum whose first part lies on the lattice is post-processing, so this is exactly the continuous mechanism.
@@ -116,7 +116,7 @@ class Laplace(Mechanism):
         return Event.laplace(float(self.scale / self.sensitivity)).with_slack(self.law.tv_bound)
 
 
-class DiscreteLaplace(Mechanism):
+class DiscreteLaplace(Additive):
     """The two-sided geometric law, P(k) ~ exp(-|k| epsilon / sensitivity) (Ghosh, Roughgarden, Sundararajan 2009)."""
 
     name = "discrete_laplace"
@@ -135,7 +135,7 @@ class DiscreteLaplace(Mechanism):
         return Event.discrete_laplace(self.scale, self.sensitivity).with_slack(self.law.tv_bound)
 
 
-class Gaussian(Mechanism):
+class Gaussian(Additive):
     """The normal law with the analytic calibration (Balle and Wang 2018), rounded to the lattice, as for Laplace."""
 
     name = "gaussian"
@@ -156,7 +156,7 @@ class Gaussian(Mechanism):
         return Event.gaussian(float(self.scale / self.sensitivity)).with_slack(self.law.tv_bound)
 
 
-class DiscreteGaussian(Mechanism):
+class DiscreteGaussian(Additive):
     """The discrete Gaussian, P(k) ~ exp(-k^2 / 2 sigma^2) (Canonne, Kamath, Steinke 2020), by its exact delta."""
 
     name = "discrete_gaussian"
@@ -177,7 +177,7 @@ class DiscreteGaussian(Mechanism):
         return Event.discrete_gaussian(float(self.scale), self.sensitivity).with_slack(self.law.tv_bound)
 
 
-class Uniform(Mechanism):
+class Uniform(Additive):
     """Uniform on [-scale, scale]. It gives no guarantee: it is for augmentation and robustness."""
 
     name = "uniform"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from decimal import Decimal, localcontext
-from fractions import Fraction
 from functools import cached_property
 from typing import ClassVar
 
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from noiselib.accounting import Event
 from noiselib.mechanisms.additive import exact
 from noiselib.noise import discrete
+from noiselib.noise.integers import low_probability
 from noiselib.noise.stream import Stream
 
 
@@ -38,7 +37,7 @@ class RandomizedResponse:
     @cached_property
     def law(self) -> discrete.Categorical:
         k = len(self.categories)
-        q = _other_probability(self.epsilon, k)
+        q = low_probability(exact(self.epsilon), 1, k - 1)
         return discrete.Categorical((1 - (k - 1) * q, *([q] * (k - 1))))
 
     def perturb(self, values: NDArray[np.int64], stream: Stream) -> NDArray[np.int64]:
@@ -63,11 +62,3 @@ class RandomizedResponse:
         """Expected error of one value: the probability that it is published as another category."""
         return 1 - self.keep_probability
 
-
-def _other_probability(epsilon: float, k: int) -> Fraction:
-    """q = 1 / (e^epsilon + k - 1), rounded up to a multiple of 2^-60: p / q stays below e^epsilon. Decimal, so portable."""
-    ratio = exact(epsilon)
-    with localcontext() as context:
-        context.prec = 60
-        q = 1 / ((Decimal(ratio.numerator) / Decimal(ratio.denominator)).exp() + k - 1)
-        return Fraction(math.ceil(q * 2**60), 2**60)

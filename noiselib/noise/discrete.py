@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
 from noiselib.noise.alias import MAX_BITS, AliasTable, alias_table
+from noiselib.noise.integers import uniform_below
 from noiselib.noise.stream import Stream
 
 Ints = NDArray[np.int64]
@@ -290,15 +291,7 @@ class Uniform:
         return _in_chunks(self._draw, stream)
 
     def _draw(self, part: Stream) -> Ints:
-        words, size, half = part.words(0), np.uint64(2 * self.half_width + 1), np.uint64(32)
-        product = words[:, 1] >> half  # schoolbook, 32 bits at a time: no sum passes 2^64, as size < 2^32
-        product *= size
-        product >>= half
-        product += (words[:, 0] & np.uint64(2**32 - 1)) * size
-        product >>= half
-        product += (words[:, 0] >> half) * size
-        product >>= half
-        return product.view(np.int64) - self.half_width
+        return uniform_below(part.words(0), 2 * self.half_width + 1) - self.half_width
 
     @property
     def draws(self) -> int:

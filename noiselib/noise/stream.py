@@ -62,7 +62,7 @@ def row_tags(key: bytes, encoded: NDArray[np.uint64]) -> NDArray[np.uint64]:
 class Stream:
     """The words of one column: `key` (32 bytes, never shown), `tags` uint64 (n, 2), `values` int64 (n,) on the lattice.
 
-    One stream feeds one sampler. Two samplers on one stream would share their words: derive a key per column and use.
+    One stream feeds one sampler. Two samplers on one stream would share their words: derive a key per column, and see `use`.
     Raises ValueError if a shape, a type or the key's length is wrong.
     """
 
@@ -83,6 +83,10 @@ class Stream:
     def __getitem__(self, rows: Rows) -> Stream:
         """The stream of some rows only, a slice or indexes; each keeps its words."""
         return Stream(self.key, self.tags[rows], self.values[rows])
+
+    def use(self, name: str, values: NDArray[np.int64] | None = None) -> Stream:
+        """A stream of its own for one more sampler on the same rows: another key, and other `values` if they are given."""
+        return Stream(derive(self.key, "use", name), self.tags, self.values if values is None else values)
 
     def words(self, counter: int, rows: Rows | None = None) -> NDArray[np.uint64]:
         """128 bits per row, uint64 (m, 2): AES_key(tag XOR (value, counter)); of all rows, or those in `rows`.

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from noiselib.errors import SpecError
-from noiselib.mechanisms import ADDITIVE, Mechanism, Uniform
+from noiselib.mechanisms import ADDITIVE, Additive, Uniform
 from noiselib.mechanisms.additive import default_step, exact
 
 
@@ -39,7 +39,7 @@ def calibrate(
 
 
 def _noise(
-    kind: type[Mechanism], epsilon: float, delta: float | None, distance: Fraction, granularity: float | None
+    kind: type[Additive], epsilon: float, delta: float | None, distance: Fraction, granularity: float | None
 ) -> dict[str, float]:
     """The noise that covers values `distance` apart, on a lattice of that granularity, or of one that is fine enough."""
     if granularity is not None:

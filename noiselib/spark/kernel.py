@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 
 from noiselib.errors import NoiseKeyError
 from noiselib.key import NoiseKey, load_key
-from noiselib.mechanisms import Mechanism, RandomizedResponse
+from noiselib.mechanisms import Additive, RandomizedResponse
 from noiselib.noise.stream import Stream, encode_bigint, row_tags
 from noiselib.release import PipelineKeys, ReleaseKeys
 
@@ -49,7 +49,7 @@ def _resolve(reference: str, key_id: str) -> NoiseKey:
     return key
 
 
-def noise_udf(source: KeySource, name: str, law: str, mechanism: Mechanism | RandomizedResponse) -> Udf:
+def noise_udf(source: KeySource, name: str, law: str, mechanism: Additive | RandomizedResponse) -> Udf:
     """A pandas UDF (ordinal, key columns..., value) -> published value, all bigint, for one column's own noise."""
 
     def sample(ordinal: int, encoded: NDArray[np.uint64], values: Ints) -> Ints:
@@ -63,7 +63,7 @@ def noise_udf(source: KeySource, name: str, law: str, mechanism: Mechanism | Ran
     return noise
 
 
-def memoized_udf(source: KeySource, name: str, law: str, mechanism: Mechanism | RandomizedResponse) -> Udf:
+def memoized_udf(source: KeySource, name: str, law: str, mechanism: Additive | RandomizedResponse) -> Udf:
     """The same for a memoized column: the unit's key columns instead of the row's, and no release."""
 
     @_udf("bigint")

@@ -18,7 +18,7 @@ from scipy import stats
 from small_plan import plan_of
 
 from noiselib.law_tests import FALSE_ALARMS, LawTest, law_tests, published_limits, verdicts
-from noiselib.mechanisms import Mechanism, RandomizedResponse
+from noiselib.mechanisms import Additive, RandomizedResponse
 from noiselib.noise import Stream, derive, encode_bigint, row_tags
 from noiselib.plan import ColumnPlan, Plan
 
@@ -135,7 +135,7 @@ def test_the_probabilities_are_those_of_the_law():
 
 def rescaled(name: str, factor: Fraction) -> np.ndarray:
     mechanism = PLAN.column(name).mechanism
-    assert isinstance(mechanism, Mechanism)
+    assert isinstance(mechanism, Additive)
     return replace(mechanism, scale=mechanism.scale * factor).law.sample(stream(name, 1))
 
 

@@ -14,7 +14,7 @@ from small_plan import PUBLIC, plan_of, planned, spec_of, table_of
 
 from noiselib.accounting import Charge
 from noiselib.errors import SpecError
-from noiselib.mechanisms import Mechanism
+from noiselib.mechanisms import Additive
 from noiselib.mechanisms.additive import exact
 from noiselib.plan import ColumnPlan, canonical, describe_column, digest, expected_errors, make_plan, relation
 from noiselib.yaml_text import Positions
@@ -501,6 +501,6 @@ def test_plain_data_is_written_one_way_only():
 def test_mechanisms_without_privacy_have_no_event():
     plan = plan_of({"x": ("double", {"mechanism": "gaussian", "scale": 2.0})}, "augmentation")
     column = plan.column("x")
-    assert isinstance(column.mechanism, Mechanism)
+    assert isinstance(column.mechanism, Additive)
     assert laplace_scale(column) == 2.0
     assert not plan.charge
