@@ -35,6 +35,7 @@ _PARAMETERS: dict[str, tuple[str, ...]] = {
     "discrete_laplace": ("scale", "sensitivity"),
     "discrete_gaussian": ("sigma", "sensitivity"),
     "randomized_response": ("epsilon", "categories"),
+    "pure_dp": ("epsilon",),
 }
 _SMALLEST_INTEGER = {"sensitivity": 1, "categories": 2}
 
@@ -100,6 +101,11 @@ class Event:
         """k-ary randomized response: the truth e^epsilon times as likely as each other category; categories >= 2."""
         return Event("randomized_response", (epsilon, categories), slack)
 
+    @staticmethod
+    def pure_dp(epsilon: float, slack: float = 0.0) -> Event:
+        """Any mechanism of that epsilon at delta 0: binary randomized response dominates it (Kairouz, Oh, Viswanath 2015)."""
+        return Event("pure_dp", (epsilon,), slack)
+
     @property
     def pure(self) -> bool:
         """Whether the ideal law has a finite epsilon at delta 0."""
@@ -113,7 +119,7 @@ class Event:
             return 1 / a
         if self.kind == "discrete_laplace":
             return b[0] / a
-        return a if self.kind == "randomized_response" else math.inf
+        return a if self.pure else math.inf
 
     def delta(self, epsilon: float) -> float:
         """The smallest delta at `epsilon` >= 0 for the ideal law, slack left out; in [0, 1]."""
@@ -424,7 +430,7 @@ def _pld(event: Event, interval: float) -> PrivacyLossDistribution:
     if event.kind == "discrete_gaussian":
         sigma, sensitivity = event.parameters[0], int(event.parameters[1])
         return pld.from_discrete_gaussian_mechanism(sigma, sensitivity, **options)
-    epsilon, categories = event.parameters
+    epsilon, categories = event.parameters if event.kind == "randomized_response" else (*event.parameters, 2)
     return _randomized_response_pld(epsilon, categories, interval)
 
 
@@ -544,6 +550,7 @@ _DELTAS: dict[str, Callable[..., float]] = {
     "discrete_laplace": lambda epsilon, scale, sensitivity: discrete_laplace_delta(scale, epsilon, sensitivity),
     "discrete_gaussian": lambda epsilon, sigma, sensitivity: discrete_gaussian_delta(sigma, epsilon, sensitivity),
     "randomized_response": _randomized_response_delta,
+    "pure_dp": lambda epsilon, parameter: _randomized_response_delta(epsilon, parameter, 2),
 }
 
 

@@ -4,7 +4,7 @@ A mechanism works on lattice steps (int64). `calibrate` chooses its scale, `pert
 accountant is told, `variance` and `mean_abs` are its predicted error.
 """
 
-from noiselib.mechanisms.additive import DiscreteGaussian, DiscreteLaplace, Gaussian, Laplace, Additive, Uniform
+from noiselib.mechanisms.additive import Additive, DiscreteGaussian, DiscreteLaplace, Gaussian, Laplace, Uniform
 from noiselib.mechanisms.categorical import RandomizedResponse
 
 ADDITIVE: dict[str, type[Additive]] = {
@@ -17,11 +17,11 @@ ADDITIVE: dict[str, type[Additive]] = {
 
 __all__ = [
     "ADDITIVE",
+    "Additive",
     "DiscreteGaussian",
     "DiscreteLaplace",
     "Gaussian",
     "Laplace",
-    "Additive",
     "RandomizedResponse",
     "Uniform",
 ]

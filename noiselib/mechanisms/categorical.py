@@ -61,4 +61,3 @@ class RandomizedResponse:
     def mean_abs(self) -> float:
         """Expected error of one value: the probability that it is published as another category."""
         return 1 - self.keep_probability
-
