@@ -75,8 +75,7 @@ class FrequencyOracle:
     def weights(self, codes: Ints) -> Floats:
         """Each report's contribution to each category's frequency: float (n, k), its mean over reports is unbiased."""
         p, q = self.support
-        contributions: Floats = (self.supports(codes) - float(q)) / float(p - q)
-        return contributions
+        return (self.supports(codes).astype(np.float64) - float(q)) / float(p - q)
 
     def frequency_variance(self, frequency: float = 0.0) -> float:
         """n Var of the estimate of a category's frequency, the n values being fixed."""
@@ -230,17 +229,15 @@ class Transition:
     def covariance(self, frequencies: Sequence[float]) -> Floats:
         """n Cov of pi_hat, float (k, k), the values being fixed and of these true frequencies."""
         matrix, pi = self._floats, np.asarray(frequencies, np.float64)
-        noise = np.diag(pi @ matrix) - matrix.T @ (pi[:, None] * matrix)
-        spread: Floats = self._inverse.T @ noise @ self._inverse
-        return spread
+        noise: Floats = np.diag(pi @ matrix) - matrix.T @ (pi[:, None] * matrix)
+        return self._inverse.T @ noise @ self._inverse
 
     @cached_property
     def _inverse(self) -> Floats:
         matrix = self._floats
         if np.linalg.matrix_rank(matrix) < len(matrix):
             raise ValueError("matrix without an inverse: the true frequencies do not follow from the published ones")
-        inverse: Floats = np.linalg.inv(matrix)
-        return inverse
+        return np.asarray(np.linalg.inv(matrix), np.float64)
 
 
 def uniform_flip(k: int, rate: Fraction) -> Matrix:

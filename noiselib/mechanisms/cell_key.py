@@ -16,6 +16,7 @@ from noiselib.noise import discrete
 from noiselib.noise.stream import Stream
 
 MAX_NOISE = 50
+MIN_VARIANCE = 1e-6
 DIGITS = 70
 CONVERGED = Decimal(10) ** -80  # Newton's decrement; its square root bounds the error in units of the law's deviation
 
@@ -35,7 +36,7 @@ class CellKey:
     Source: Fraser, Wooton 2006; Giessing 2016; Enderle, R package ptable; Marley, Leaver 2011.
 
     max_noise: D, 1 to 50
-    variance:  V, above 0, at most D(D+1)/3 (the uniform law's), at least i(js+1-i) for 1 <= i <= js: these counts must move
+    variance:  V, at least 1e-6, at most D(D+1)/3 (the uniform law's), at least i(js+1-i) for 1 <= i <= js: these counts must move
     smallest:  js, 0 <= js < D: no count of 1 to js is published
     """
 
@@ -51,10 +52,10 @@ class CellKey:
             raise ValueError(f"smallest={self.smallest}, expected 0 <= smallest < max_noise={self.max_noise}")
         least = max((i * (self.smallest + 1 - i) for i in range(1, self.smallest + 1)), default=0)
         most = Fraction(self.max_noise * (self.max_noise + 1), 3)
-        if not (0 < self.variance <= most and self.variance >= least):
+        if not MIN_VARIANCE <= self.variance <= most or self.variance < least:
             raise ValueError(
-                f"variance={self.variance}, expected above 0, at least {least} (counts of 1 to {self.smallest} must move), "
-                f"at most {float(most):g} (uniform noise)"
+                f"variance={self.variance}, expected at least {max(least, MIN_VARIANCE)} (counts of 1 to smallest="
+                f"{self.smallest} must move), at most {float(most):g} (uniform noise)"
             )
 
     @property
@@ -148,8 +149,8 @@ def _newton(support: list[int], variance: Decimal | None) -> list[Decimal]:
     the dual would rise.
     """
     target = variance or Decimal(0)
-    l1, l2 = Decimal(0), Decimal(0) if variance is None else -1 / (2 * variance)
-    for _ in range(200):
+    l1, l2 = Decimal(0), Decimal(0)  # from above: a start of too little variance would be thrown far off
+    for _ in range(500):
         dual, law = _dual(support, l1, l2, target)
         mean, second, third, fourth = (_moment(law, support, power) for power in (1, 2, 3, 4))
         a, b, c = second - mean**2, third - mean * second, fourth - second**2
@@ -169,9 +170,22 @@ def _newton(support: list[int], variance: Decimal | None) -> list[Decimal]:
 
 
 def _dual(support: list[int], l1: Decimal, l2: Decimal, variance: Decimal) -> tuple[Decimal, list[Decimal]]:
-    weights = [(l1 * v + l2 * (v * v)).exp() for v in support]
+    quadratic = _quadratic(max(-support[0], support[-1]), l1, l2)
+    weights = [quadratic[v] for v in support]
     total = sum(weights, Decimal(0))
     return total.ln() - l2 * variance, [w / total for w in weights]
+
+
+def _quadratic(reach: int, l1: Decimal, l2: Decimal) -> dict[int, Decimal]:
+    """exp(l1 v + l2 v^2) for v = -reach..reach, by running products outward from 0."""
+    once, square = l2.exp(), (2 * l2).exp()
+    values = {0: Decimal(1)}
+    for sign in (1, -1):
+        ratio = (sign * l1).exp() * once
+        for v in range(1, reach + 1):
+            values[sign * v] = values[sign * (v - 1)] * ratio
+            ratio *= square
+    return values
 
 
 def _moment(law: list[Decimal], support: list[int], power: int) -> Decimal:

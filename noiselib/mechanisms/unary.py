@@ -346,8 +346,7 @@ class Rappor:
         """P(bit i of a report of cohort c is 1 | category x), float (cohorts, size, k)."""
         q, p = (float(x) for x in self.support)
         bits = unpack(self._filters, self.size).reshape(self.cohorts, -1, self.size)
-        chances: Floats = p + (q - p) * bits.transpose(0, 2, 1)
-        return chances
+        return p + (q - p) * bits.transpose(0, 2, 1).astype(np.float64)
 
     @cached_property
     def support(self) -> tuple[Fraction, Fraction]:
@@ -364,8 +363,7 @@ class Rappor:
     def weights(self, codes: Ints) -> Floats:
         """Each one-hot report's contribution to each category's frequency: float (n, k)."""
         q, p = self.support
-        contributions: Floats = (self.supports(codes) - float(p)) / float(q - p)
-        return contributions
+        return (self.supports(codes).astype(np.float64) - float(p)) / float(q - p)
 
     def frequency_variance(self, frequency: float = 0.0) -> float:
         """n Var of the estimate of a category's frequency from n one-hot reports of as many units, their values fixed."""
