@@ -49,7 +49,7 @@ class CorrelatedGaussian:
     centre:  the column's mean in steps where the covariance is kept, else without effect
     """
 
-    name: ClassVar[str] = "correlated"
+    name: ClassVar[str] = "correlated_gaussian"
     width: ClassVar[int] = 1
     factors: tuple[float, ...]
     shrink: float = 1.0
@@ -102,7 +102,6 @@ class CorrelatedGaussian:
     def describe(self) -> dict[str, Any]:
         """All in steps. Rows of `factors` of a group make the lower triangular L with Cov(e) = L L^T."""
         return {
-            "mechanism": self.name,
             "factors": list(self.factors),
             "shrink": self.shrink,
             "centre": self.centre,

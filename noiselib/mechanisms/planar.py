@@ -129,7 +129,6 @@ class PlanarLaplace:
     def describe(self) -> dict[str, Any]:
         """All lengths in metres; scale is s, variance that of one coordinate."""
         return {
-            "mechanism": self.name,
             "step": float(self.step),
             "distance": self.distance,
             "epsilon": self.epsilon,

@@ -141,7 +141,6 @@ class _Vector:
     def describe(self) -> dict[str, Any]:
         """step, scale and variance (of a component) in the column's unit; sensitivity too, rounding included."""
         return {
-            "mechanism": self.name,
             "dimension": self.dimension,
             "norm": f"l{self.order}",
             "step": float(self.step),

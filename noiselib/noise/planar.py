@@ -99,7 +99,8 @@ class PlanarLaplace:
 
     def pmf(self, x: ArrayLike, y: ArrayLike) -> Floats:
         """In floats; it does not take part in sampling."""
-        return np.exp(-np.hypot(np.asarray(x, float), np.asarray(y, float)) / float(self.scale)) / _sums(self.scale)[0]
+        length: Floats = np.hypot(np.asarray(x, np.float64), np.asarray(y, np.float64))
+        return np.exp(-length / float(self.scale)) / _sums(self.scale)[0]
 
 
 # exp by IEEE arithmetic alone

@@ -1,0 +1,161 @@
+"""Histograms and quantiles of numbers, from the counts of what was published in cells.
+
+A perturbed histogram is the true one times a matrix of known probabilities, if values lie evenly within their bins (the
+one assumption; with a bin for each lattice point there is none). `frequencies.invert` undoes it without bias: the raw
+histogram, whose standard errors tell how little a deconvolution knows where noise is wider than the bins. `em` is the
+named option that looks better: bins >= 0 of sum 1, biased towards smoothness, without standard errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from noiselib.estimators.estimate import CONFIDENCE, Estimate, Floats, Linear, counts_of, z_value
+
+SPREAD = 32  # places within a bin that stand for all its places
+
+
+def additive_matrix(bins: Sequence[int], cells: Sequence[int], cdf: Callable[[NDArray[np.float64]], Floats]) -> Floats:
+    """P(published in a cell | value in a bin) under additive noise: float (k, m + 1), for k bins and m inner cell edges.
+
+    bins:  k + 1 rising lattice points: bin i holds the points bins[i] .. bins[i+1] - 1, taken as equally likely
+    cells: m rising lattice points: cells are k < cells[0], cells[0] <= k < cells[1], ..., cells[-1] <= k
+    cdf:   of the noise, in steps
+    """
+    starts, edges = _rising("bins", bins), _rising("cells", cells)
+    lines = []
+    for low, high in zip(starts[:-1], starts[1:], strict=True):
+        wide = high - low > SPREAD
+        inside = low + (np.arange(SPREAD) + 0.5) / SPREAD * (high - low) - 0.5 if wide else np.arange(low, high)
+        below = cdf(np.ceil(edges - 1 - inside[:, None])).mean(0)
+        lines.append(np.diff(below, prepend=0.0, append=1.0))
+    return np.array(lines)
+
+
+def square_wave_matrix(bins: int, cells: int, half_width: float, ratio: float) -> Floats:
+    """P(report in a cell | value in a bin) of the square wave mechanism: float (bins, cells), both of equal widths.
+
+    Values are in [0, 1], reports in [-b, 1 + b], b = `half_width`; a report has density p within b of the value and q
+    elsewhere, p/q = `ratio` = e^epsilon, 2 b p + q = 1. Source: Li et al. 2020, section 5.
+    """
+    b = half_width
+    if not (b > 0 and ratio >= 1):
+        raise ValueError(f"half_width={half_width!r} and ratio={ratio!r}, expected half_width > 0 and ratio >= 1")
+    q = 1 / (2 * b * ratio + 1)
+    edges = -b + np.arange(cells + 1) / cells * (1 + 2 * b)
+    # The near part's mass below an edge y is min(max(y - (x - b), 0), 2b); its mean over a bin is a difference of integrals.
+    ends = np.arange(bins + 1) / bins
+    lifted = _ramp(edges[:, None] + b - ends) - _ramp(edges[:, None] - b - ends)
+    near = -np.diff(lifted, axis=1).T * bins
+    below = q * (edges + b) + (ratio - 1) * q * near
+    return np.diff(below, axis=1)
+
+
+def _ramp(y: Floats) -> Floats:
+    """The integral of max(y, 0)."""
+    return np.asarray(np.maximum(y, 0.0) ** 2 / 2, np.float64)
+
+
+# Named option: expectation maximization
+
+
+def em(
+    counts: ArrayLike, matrix: ArrayLike, smooth: bool = False, tolerance: float | None = None, steps: int = 10_000
+) -> Floats:
+    """The histogram by expectation maximization, from uniform bins; with `smooth` EMS, for square wave.
+
+    f_i <- f_i sum_j (c_j/n) R_ij / (R^T f)_j, the maximum likelihood as its limit; EMS then averages neighbours with the
+    weights 1/4, 1/2, 1/4 after each step. It ends when the log-likelihood (of n reports) gains less than `tolerance`, by
+    default 10^-3 e^epsilon (e^epsilon the largest ratio in a column of R, where that is finite; else 1), or after
+    `steps`. Biased: bins are never negative, an early end keeps them smooth, and averaging flattens peaks.
+    Source: Li et al. 2020, "Estimating numerical distributions under local differential privacy", section 5.5;
+    smoothing of Silverman et al. 1990.
+    """
+    c, r = counts_of("counts", counts), np.asarray(matrix, np.float64)
+    if c.shape != (r.shape[1],) or c.sum() == 0:
+        raise ValueError(f"counts of shape {c.shape} and sum {c.sum():g}, expected one per column of matrix, {r.shape}")
+    c, r = c[c > 0], r[:, c > 0]
+    if tolerance is None:
+        least = r.min(0)
+        tolerance = 1e-3 * float((r.max(0) / least).max()) if (least > 0).all() else 1e-3
+        tolerance = min(tolerance, 1.0)
+    f, before = np.full(len(r), 1 / len(r)), -np.inf
+    for _ in range(steps):
+        expected = f @ r
+        likelihood = float(c @ np.log(expected))
+        if likelihood - before < tolerance and np.isfinite(before):
+            break
+        before = likelihood
+        f *= r @ (c / expected)
+        f = _neighbours(f) if smooth else f
+        f /= f.sum()
+    return f
+
+
+def _neighbours(f: Floats) -> Floats:
+    """Weights 1/4, 1/2, 1/4; at the ends 2/3 and 1/3, as there is one neighbour only."""
+    if len(f) < 2:
+        return f
+    out = f / 2
+    out[1:] += f[:-1] / 4
+    out[:-1] += f[1:] / 4
+    out[0], out[-1] = (2 * f[0] + f[1]) / 3, (2 * f[-1] + f[-2]) / 3
+    return out
+
+
+# What follows from a histogram
+
+
+def histogram_mean(histogram: Linear, edges: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
+    """sum f_i (middle of bin i), edges k + 1 rising ones: right up to how values lie within bins."""
+    ends = _rising("edges", edges)
+    return histogram.combine((ends[:-1] + ends[1:]) / 2, confidence)
+
+
+def quantile(histogram: Linear, edges: Sequence[float], share: float, confidence: float = CONFIDENCE) -> Estimate:
+    """The value below which a `share` of the data lies, linear within bins.
+
+    The value is where the distribution function (made monotone: the mean of its running maxima from the left and minima
+    from the right) meets the share. low and high are the outermost places where the function's interval still holds the
+    share: at the true quantile it does so with probability `confidence`, so they enclose it at least as often. The
+    standard error is that of a normal interval of their length: (high - low) / (2 z).
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share={share!r}, expected 0 < share < 1")
+    ends = _rising("edges", edges)
+    sums = np.tri(len(ends), len(ends) - 1, -1)
+    below = sums @ histogram.values
+    errors = np.sqrt(np.maximum(0.0, np.einsum("ij,jk,ik->i", sums, histogram.covariance, sums)))
+    z = z_value(confidence)
+    value = _meet(_monotone(below), ends, share)
+    low = _meet(np.maximum.accumulate(below + z * errors), ends, share)
+    high = _meet(np.minimum.accumulate((below - z * errors)[::-1])[::-1], ends, share)
+    return Estimate(value, (high - low) / (2 * z), low, high, confidence)
+
+
+def _monotone(below: Floats) -> Floats:
+    rising = np.maximum.accumulate(below)
+    falling = np.minimum.accumulate(below[::-1])[::-1]
+    return np.asarray((rising + falling) / 2, np.float64)
+
+
+def _meet(rising: Floats, ends: Floats, share: float) -> float:
+    """Where a rising broken line first reaches the share; the last end if it does not."""
+    above = np.flatnonzero(rising >= share)
+    if len(above) == 0:
+        return float(ends[-1])
+    i = int(above[0])
+    if i == 0:
+        return float(ends[0])
+    part = (share - rising[i - 1]) / (rising[i] - rising[i - 1])
+    return float(ends[i - 1] + part * (ends[i] - ends[i - 1]))
+
+
+def _rising(name: str, numbers: Sequence[float]) -> Floats:
+    array = np.asarray(numbers, np.float64)
+    if array.ndim != 1 or len(array) < 2 or not (np.diff(array) > 0).all():
+        raise ValueError(f"{name} with {array.size} numbers, expected two or more that rise")
+    return array
