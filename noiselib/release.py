@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
+from noiselib.column_plan import ColumnPlan
 from noiselib.key import NoiseKey
 from noiselib.ledger import Memo, ReleaseRequest
 from noiselib.noise.stream import derive
-from noiselib.plan import ColumnPlan, Plan, canonical, canonical_column, digest
+from noiselib.plan import Plan, canonical, canonical_column, digest
 from noiselib.snapshot import Partition, partition_text
 
 SCHEME = 1  # of everything that determines values: encodings, key derivation, samplers, lattices

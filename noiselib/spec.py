@@ -11,22 +11,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
+from noiselib.column_spec import (
+    ColumnSpec,
+    CorrelatedGaussian,
+    Delta,
+    Drop,
+    Keep,
+    Model,
+    Names,
+    Noised,
+    NoisedWith,
+    Number,
+    PlanarLaplace,
+    Positive,
+    Rappor,
+    contradictions,
+)
 from noiselib.errors import SpecError
 from noiselib.yaml_text import Positions, read_yaml
 
 NAME = r"^[a-z][a-z0-9_]{0,62}$"
-Number = int | Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Epsilon = Annotated[float, Field(gt=0, le=50, allow_inf_nan=False)]
-Delta = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
-Names = Annotated[list[str], Field(min_length=1)]
-
-
-class Model(BaseModel):
-    # strict: `epsilon: yes` is no number, and a number in quotes is a text
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+REPLICA = "replica"  # the column that tells copies of one row apart
 
 
 class Table(Model):
@@ -34,7 +41,7 @@ class Table(Model):
 
     path: Annotated[str, Field(min_length=1, max_length=4096)]
     format: Literal["parquet"] = "parquet"
-    partition_by: list[str] = []
+    partition_by: list[str] = Field(default_factory=list)
 
 
 class Target(Model):
@@ -60,114 +67,7 @@ class Privacy(Model):
     budget: Annotated[str, Field(pattern=NAME)]
     limit: Limit
     partitions: Literal["sequential", "disjoint"] = "sequential"
-    memoize: list[str] = []
-
-
-class Keep(Model):
-    """Released as it is."""
-
-    keep: Literal["public"]
-
-
-class Drop(Model):
-    """Not released."""
-
-    drop: Literal[True]
-
-
-class Pseudonymize(Model):
-    """A keyed pseudonym, stable within the pipeline. Not counted as protection."""
-
-    pseudonymize: Literal[True]
-
-
-class Noised(Model):
-    """What every mechanism's column may declare about values that have no number."""
-
-    on_null: Literal["keep", "fail"] = "fail"
-
-
-class Additive(Noised):
-    on_nan: Literal["fail", "keep", "null"] = "fail"
-    on_infinite: Literal["fail", "clip", "null"] = "fail"
-    bounds: Annotated[tuple[int | float, int | float], Field(strict=False)] | None = None  # YAML has lists only
-    protect_distance: Positive | None = None
-    granularity: Positive | None = None
-    scale: Positive | None = None
-    epsilon: Epsilon | None = None
-
-    @model_validator(mode="after")
-    def _bounds_are_ordered(self) -> Additive:
-        if self.bounds is not None:
-            low, high = self.bounds
-            if not (abs(low) < 1e300 and abs(high) < 1e300 and low < high):
-                raise ValueError(f"bounds {str(list(self.bounds))[:60]}: expected two finite numbers, the lower first")
-        return self
-
-
-class Laplace(Additive):
-    mechanism: Literal["laplace"]
-
-
-class DiscreteLaplace(Additive):
-    mechanism: Literal["discrete_laplace"]
-
-
-class Gaussian(Additive):
-    mechanism: Literal["gaussian"]
-    delta: Delta | None = None
-
-
-class DiscreteGaussian(Additive):
-    mechanism: Literal["discrete_gaussian"]
-    delta: Delta | None = None
-
-
-class Uniform(Additive):
-    """Uniform noise on [-scale, scale]. It gives no guarantee."""
-
-    mechanism: Literal["uniform"]
-
-
-class RandomizedResponse(Noised):
-    mechanism: Literal["randomized_response"]
-    epsilon: Epsilon
-    categories: Annotated[str, Field(pattern="^file:.+")] | list[str | bool | int] | None = None
-    on_unknown: Literal["fail", "null"] = "fail"
-
-
-MECHANISM_SPECS = (Laplace, DiscreteLaplace, Gaussian, DiscreteGaussian, Uniform, RandomizedResponse)
-MECHANISMS = tuple(str(m.model_fields["mechanism"].annotation.__args__[0]) for m in MECHANISM_SPECS)  # type: ignore[union-attr]
-TREATMENTS = ("keep", "drop", "pseudonymize", "mechanism")
-
-
-def _treatment(value: Any) -> str | None:
-    """The model a column's mapping asks for: exactly one of the treatments' keys."""
-    if not isinstance(value, dict):
-        return getattr(value, "mechanism", None)
-    named = [key for key in TREATMENTS if key in value]
-    if len(named) != 1:
-        return None
-    return str(value["mechanism"]) if named == ["mechanism"] else named[0]
-
-
-ColumnSpec = Annotated[
-    Annotated[Keep, Tag("keep")]
-    | Annotated[Drop, Tag("drop")]
-    | Annotated[Pseudonymize, Tag("pseudonymize")]
-    | Annotated[Laplace, Tag("laplace")]
-    | Annotated[DiscreteLaplace, Tag("discrete_laplace")]
-    | Annotated[Gaussian, Tag("gaussian")]
-    | Annotated[DiscreteGaussian, Tag("discrete_gaussian")]
-    | Annotated[Uniform, Tag("uniform")]
-    | Annotated[RandomizedResponse, Tag("randomized_response")],
-    Discriminator(
-        _treatment,
-        custom_error_type="treatment",
-        custom_error_message="expected exactly one of keep: public, drop: true, pseudonymize: true, mechanism: "
-        + " | ".join(MECHANISMS),
-    ),
-]
+    memoize: list[str] = Field(default_factory=list)
 
 
 class Check(Model):
@@ -210,13 +110,14 @@ class PipelineSpec(Model):
 
     version: Literal[1]
     pipeline: Annotated[str, Field(pattern=NAME)]
-    purpose: Literal["privacy", "augmentation", "robustness", "dither"]
+    purpose: Literal["privacy", "microdata", "augmentation", "robustness", "dither"]
     source: Table
     target: Target
     row_key: Names
     privacy: Privacy | None = None
     columns: Annotated[dict[str, ColumnSpec], Field(min_length=1)]
-    checks: list[Check] = []
+    checks: list[Check] = Field(default_factory=list)
+    replicas: Annotated[int, Field(ge=1, le=1000)] = 1
     key: Annotated[str, Field(pattern="^(file|env):.+")]
     ledger: Annotated[str, Field(pattern=r"^(sqlite:///|postgresql\+psycopg://).+")] | None = None
 
@@ -226,7 +127,10 @@ class PipelineSpec(Model):
 
     @property
     def memoized(self) -> tuple[str, ...]:
-        return tuple(self.privacy.memoize) if self.privacy else ()
+        """Columns whose noise outlasts a release. RAPPOR's permanent response always does."""
+        named = self.privacy.memoize if self.privacy else []
+        permanent = [name for name, column in self.columns.items() if isinstance(column, Rappor)]
+        return tuple(dict.fromkeys([*named, *permanent]))
 
 
 def load_spec(path: Path) -> tuple[PipelineSpec, Positions]:
@@ -254,7 +158,7 @@ def _contradictory_columns(data: dict[str, Any], positions: Positions) -> Iterat
             column = adapter.validate_python(declared)
         except ValidationError:
             continue
-        for what in _column_contradictions(str(data.get("purpose")), column):
+        for what in contradictions(str(data.get("purpose")), column):
             yield f"{positions.where('columns', name)}: column {name!r}: {what}"
 
 
@@ -264,7 +168,7 @@ def _contradictions(spec: PipelineSpec) -> Iterator[tuple[tuple[str | int, ...],
     references = [(("row_key",), spec.row_key), (("source", "partition_by"), spec.source.partition_by)]
     if spec.entity:
         references.append((("privacy", "unit", "entity"), spec.entity.entity))
-    references.append((("privacy", "memoize"), list(spec.memoized)))
+    references.append((("privacy", "memoize"), spec.privacy.memoize if spec.privacy else []))
     for where, names in references:
         for name in names:
             if name not in named:
@@ -293,11 +197,12 @@ def _contradictions(spec: PipelineSpec) -> Iterator[tuple[tuple[str | int, ...],
         if name in named and not isinstance(named[name], Noised):
             yield ("privacy", "memoize"), f"column {name!r} has no mechanism: nothing to memoize"
     for name, column in named.items():
-        for what in _column_contradictions(spec.purpose, column):
+        for what in contradictions(spec.purpose, column):
             yield ("columns", name), f"column {name!r}: {what}"
     for index, check in enumerate(spec.checks):
         if check.column is not None and isinstance(named.get(check.column), Drop | None):
             yield ("checks", index), f"check of column {check.column!r}: it is not among the published columns"
+    yield from _group_contradictions(spec)
     yield from _purpose_contradictions(spec)
 
 
@@ -311,40 +216,41 @@ def _purpose_contradictions(spec: PipelineSpec) -> Iterator[tuple[tuple[str | in
             yield ("columns",), "no column has a mechanism: the release would have no noise at all"
     elif spec.privacy is not None:
         yield ("privacy",), f"purpose {spec.purpose} makes no privacy claim: remove the privacy section"
+    if spec.replicas > 1 and spec.purpose not in ("augmentation", "robustness"):
+        yield (
+            ("replicas",),
+            f"replicas {spec.replicas}: expected purpose augmentation or robustness, not {spec.purpose}",
+        )
+    if spec.replicas > 1 and REPLICA in spec.columns:
+        yield (
+            ("columns", REPLICA),
+            f"column {REPLICA!r}: replicas are numbered in a column of that name; rename it upstream",
+        )
 
 
-def _column_contradictions(purpose: str, column: Any) -> Iterator[str]:
-    private = purpose == "privacy"
-    if isinstance(column, RandomizedResponse) and not private:
-        yield f"randomized_response states an epsilon, and purpose {purpose} makes no privacy claim"
-    if not isinstance(column, Additive):
-        return
-    name = column.mechanism  # type: ignore[attr-defined]
-    if isinstance(column, Uniform) and private:
-        yield "uniform noise gives no guarantee: refused under purpose privacy"
-        return
-    if private:
-        if column.epsilon is None:
-            yield f"{name} without epsilon: expected epsilon: a number above 0"
-        if column.scale is not None:
-            yield f"scale {column.scale}: under purpose privacy the scale follows from epsilon and the bounds"
-        if (column.bounds is None) == (column.protect_distance is None):
+def _group_contradictions(spec: PipelineSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """A mechanism over several columns, and those that say they are noised with it, name each other."""
+    for name, column in spec.columns.items():
+        others = members(column)
+        for other in others:
+            member = spec.columns.get(other)
+            if not isinstance(member, NoisedWith) or member.noised_with != name or others.count(other) > 1:
+                yield (
+                    ("columns", name),
+                    f"column {name!r} is noised together with {other!r}: expected {other}: {{noised_with: {name}}}",
+                )
+        if isinstance(column, NoisedWith) and name not in members(spec.columns.get(column.noised_with)):
             yield (
-                f"{name}: expected either bounds: [lower, upper] or protect_distance: a distance, "
-                "declared, not read from data"
+                ("columns", name),
+                f"column {name!r}: noised_with {column.noised_with!r}: expected a column whose mechanism names {name!r}",
             )
-        needs_delta = isinstance(column, Gaussian | DiscreteGaussian)
-        if needs_delta and getattr(column, "delta", None) is None:
-            yield f"{name} without delta: expected delta: a number between 0 and 1"
-    else:
-        if column.scale is None:
-            yield f"{name}: under purpose {purpose} expected scale: a number above 0, in the column's unit"
-        if (
-            column.epsilon is not None
-            or column.protect_distance is not None
-            or getattr(column, "delta", None) is not None
-        ):
-            yield f"purpose {purpose} makes no privacy claim: remove epsilon, delta and protect_distance"
+
+
+def members(column: Any) -> list[str]:
+    """The other columns that a mechanism over several columns has beside its own."""
+    if isinstance(column, PlanarLaplace):
+        return [column.longitude]
+    return list(column.with_) if isinstance(column, CorrelatedGaussian) else []
 
 
 def _describe(error: ValidationError, data: Any, positions: Positions) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,8 @@ class Mechanism(Protocol):
     draws:     128-bit blocks of the stream that one value takes
     """
 
-    name: ClassVar[str]
-
+    @property
+    def name(self) -> str: ...
     @property
     def width(self) -> int: ...
     @property
@@ -38,3 +38,12 @@ class Mechanism(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """The parameters as JSON, enough for the estimators: plan and manifest show it."""
+
+
+class Fitted(Protocol):
+    """A mechanism whose parameters are taken from each release's data by `fit`. It makes no privacy claim."""
+
+    @property
+    def name(self) -> str: ...
+    def event(self) -> None: ...
+    def describe(self) -> dict[str, Any]: ...

@@ -27,12 +27,15 @@ except (
         "great_expectations cannot be imported here: run noiselib from a file, not from python -c"
     ) from leaving
 
+from noiselib.column_plan import ColumnPlan
+from noiselib.encoding import Categories, CategorySet, Lattice, Vectors
 from noiselib.law_tests import FALSE_ALARMS, published_limits
-from noiselib.mechanisms import RandomizedResponse
-from noiselib.plan import ColumnPlan, Plan, digest
+from noiselib.plan import Plan, digest
 from noiselib.publish import Target
 from noiselib.release import Release
-from noiselib.spark import columns as c
+from noiselib.spark import codes
+from noiselib.spark.keys import quoted
+from noiselib.spark.points import FLOATS
 from noiselib.spark.tables import read_directory
 from noiselib.spec import Check
 
@@ -78,12 +81,12 @@ def validate(rows: DataFrame, plan: Plan, staged: dict[str, Any]) -> list[dict[s
         ("row_count", None, "error", gxe.ExpectTableRowCountToEqual(value=staged["rows"])),
         ("schema", None, "error", gxe.ExpectTableColumnsToMatchSet(column_set=columns, exact_match=True)),
     ]
-    if plan.row_key_published and len(plan.spec.row_key) > 1:
-        several = gxe.ExpectCompoundColumnsToBeUnique(column_list=list(plan.spec.row_key))
-        expectations.append(("row_key_unique", ", ".join(plan.spec.row_key), "error", several))
+    key = list(plan.published_key)
+    if plan.row_key_published and len(key) > 1:
+        several = gxe.ExpectCompoundColumnsToBeUnique(column_list=key)
+        expectations.append(("row_key_unique", ", ".join(key), "error", several))
     elif plan.row_key_published:
-        single = gxe.ExpectColumnValuesToBeUnique(column=plan.spec.row_key[0])
-        expectations.append(("row_key_unique", plan.spec.row_key[0], "error", single))
+        expectations.append(("row_key_unique", key[0], "error", gxe.ExpectColumnValuesToBeUnique(column=key[0])))
     for name, _, least, most in indicators:
         column, _, what = name.partition(": ")
         between = gxe.ExpectColumnSumToBeBetween(column=name, min_value=least, max_value=most)
@@ -131,19 +134,18 @@ def _indicators(plan: Plan, staged: dict[str, Any]) -> list[tuple[str, Column, i
     numbers = {col.name: rows - staged["nulls"][col.name] - _kept_nans(col, staged) for col in plan.noised}
     alpha = FALSE_ALARMS / max(1, 5 * len(plan.noised))
     found = []
-    for column in plan.noised:
-        value, name = F.col(c.quoted(column.name)), column.name
-        nulls = staged["nulls"][name]
-        found.append((f"{name}: null_pattern", value.isNull(), nulls, nulls))
-        if isinstance(column.mechanism, RandomizedResponse):
-            unknown = value.isNotNull() & ~value.isin(*column.mechanism.categories)
-            found.append((f"{name}: known_categories", unknown, 0, 0))
-            continue
-        point = c.published_point(column)
-        assert column.lattice is not None
-        found.append((f"{name}: on_lattice", _off_lattice(column, point), 0, 0))
-        if column.memoized and plan.rows_per_unit > 1:
+    for column in plan.perturbed:
+        value, name = F.col(quoted(column.name)), column.name
+        if codes.nulls_are_known(column):
+            nulls = staged["nulls"][name]
+            found.append((f"{name}: null_pattern", value.isNull(), nulls, nulls))
+        form = codes.well_formed(column)
+        if form is not None:
+            number = value.isNotNull() & ~F.isnan(value) if column.published_type in FLOATS else value.isNotNull()
+            found.append((f"{name}: {_form(column)}", number & ~form, 0, 0))
+        if column.lattice is None or (column.memoized and plan.rows_per_unit > 1):
             continue  # rows of one unit share draws, so counts are not binomial; the law tests allow for that
+        point = codes.published_point(column)
         for what, threshold, least, most in published_limits(column, numbers[name], alpha):
             found.append(
                 (f"{name}: published_{what}_{threshold}", _beyond(column, point, what, threshold), least, most)
@@ -151,20 +153,22 @@ def _indicators(plan: Plan, staged: dict[str, Any]) -> list[tuple[str, Column, i
     return [(name, F.coalesce(test, F.lit(False)), least, most) for name, test, least, most in found]
 
 
+def _form(column: ColumnPlan) -> str:
+    """The name of the check that a value is one which the mechanism can give."""
+    names = {
+        Lattice: "on_lattice",
+        Categories: "known_categories",
+        CategorySet: "known_categories",
+        Vectors: "on_lattice",
+    }
+    return names.get(type(column.codes), "well_formed")
+
+
 def _kept_nans(column: ColumnPlan, staged: dict[str, Any]) -> int:
     """Rows published with a NaN: neither null nor a number that noise was added to."""
     return (
         int(staged["adjusted"].get(f"{column.name}: NaN", 0)) if getattr(column.declared, "on_nan", "") == "keep" else 0
     )
-
-
-def _off_lattice(column: ColumnPlan, point: Column) -> Column:
-    value, lattice = F.col(c.quoted(column.name)), column.lattice
-    assert lattice is not None
-    if column.type in ("float", "double"):
-        return (point * F.lit(float(lattice.step))).cast(column.type) != F.when(~F.isnan(value), value)
-    per_step = int(lattice.step / lattice.unit)
-    return point * F.lit(per_step).cast("bigint") != c.stored_integer(value, column.type)
 
 
 def _beyond(column: ColumnPlan, point: Column, what: str, threshold: int) -> Column:
@@ -197,7 +201,7 @@ def content_digest(rows: DataFrame, plan: Plan) -> str:
     Two 64-bit hashes of each row, summed in halves (so that no sum can overflow) beside the count. It tells two computations
     of one release apart; it is no defence against somebody who forges data, for which `verify` derives every value again.
     """
-    values = [_bits(F.col(c.quoted(name)), kind) for name, kind in plan.published]
+    values = [_bits(F.col(quoted(name)), kind) for name, kind in plan.published]
     hashes = [F.xxhash64(F.lit(salt), *values) for salt in ("a", "b")]
     halves = [F.sum(part) for h in hashes for part in (F.shiftright(h, 32), h.bitwiseAND(F.lit(0xFFFFFFFF)))]
     row = rows.agg(F.count(F.lit(1)), *halves).first()
@@ -207,9 +211,7 @@ def content_digest(rows: DataFrame, plan: Plan) -> str:
 
 def _bits(value: Column, kind: str) -> Column:
     """The value so that hashing tells -0.0 from 0.0, and null from any value."""
-    hashed = (
-        F.when(value == 0, value.cast("string")).otherwise(F.hex(F.lit(""))) if kind in ("float", "double") else None
-    )
+    hashed = F.when(value == 0, value.cast("string")).otherwise(F.hex(F.lit(""))) if kind in FLOATS else None
     return F.struct(value, value.isNull(), hashed) if hashed is not None else F.struct(value, value.isNull())
 
 

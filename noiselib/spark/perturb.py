@@ -14,18 +14,27 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from noiselib.column_plan import ColumnPlan
+from noiselib.encoding import Donor, RowCount
 from noiselib.errors import InputError
 from noiselib.key import absolute
+from noiselib.mechanisms import Mechanism, Rappor
 from noiselib.plan import Plan
 from noiselib.release import Release, law_text, memo_text
 from noiselib.snapshot import TableMetadata
-from noiselib.spark import columns as c
-from noiselib.spark.kernel import KeySource, memoized_udf, noise_udf, priority_udf, pseudonym_udf
+from noiselib.spark import codes
+from noiselib.spark.fit import fitted
+from noiselib.spark.kernel import KeySource, Noise, memoized_udf, noise_udf, priority_udf, pseudonym_udf, two_rounds_udf
+from noiselib.spark.keys import key_encoding, quoted, value_hash
+from noiselib.spark.points import adjusted, point, violations
+from noiselib.spark.swap import with_donors, with_row_counts
 from noiselib.spark.tables import PARTITION_TYPES, read_files, table_schema
+from noiselib.spec import REPLICA
 
 ORDINAL = "__ordinal"
 KEYS = ("__key_high", "__key_low")
 UNIT = ("__unit_high", "__unit_low")
+Fits = dict[str, tuple[Mechanism, ...]]
 
 
 @dataclass(frozen=True)
@@ -62,45 +71,65 @@ class Inspection:
 
 
 def noised_rows(spark: SparkSession, job: Job) -> DataFrame:
-    """The rows with everything computed: source columns, `__x_NAME` (lattice point) and `__y_NAME` (noised) per noised column.
+    """The rows with everything computed: source columns, `__x_NAME` (point) and `__y_NAME` (code) per noised column.
 
     Pass it to `published_columns` for what may leave. Row: one source row that is kept.
     """
-    frame = bounded_rows(spark, job)
-    source = job.key_source
-    entity = job.plan.spec.entity
-    unit_columns = [F.col(name) for name in _present(frame, UNIT if entity else KEYS)]
-    keys = [F.col(name) for name in _present(frame, KEYS)]
-    for column in job.plan.noised:
-        frame = frame.withColumn(f"__x_{column.name}", c.to_lattice(column))
-    noised: dict[str, Column] = {}
-    for column in job.plan.noised:
-        assert column.mechanism is not None
-        point = F.col(c.quoted(f"__x_{column.name}"))
-        if column.memoized:
-            udf = memoized_udf(source, column.name, memo_text(job.plan, column), column.mechanism)
-            noised[f"__y_{column.name}"] = udf(*unit_columns, point)
-        else:
-            udf = noise_udf(source, column.name, law_text(column), column.mechanism)
-            noised[f"__y_{column.name}"] = udf(F.col(ORDINAL), *keys, point)
+    frame = replicated(bounded_rows(spark, job), job)
+    if any(isinstance(column.points, RowCount) for column in job.plan.noised):
+        frame = with_row_counts(frame, ORDINAL)
+    frame = frame.withColumns({f"__x_{column.name}": point(column) for column in job.plan.noised})
+    mechanisms = fitted(frame, job.plan, len(job.releases), ORDINAL)
+    noised = {f"__y_{column.name}": _noise(frame, job, column, mechanisms) for column in job.plan.noised}
     for column in job.plan.columns:
         if column.treatment == "pseudonymize":
-            noised[f"__y_{column.name}"] = pseudonym_udf(source, column.name)(*c.value_hash(column))
-    return frame.withColumns(noised)  # one pass through the workers: Spark joins the UDFs of one projection
+            noised[f"__y_{column.name}"] = pseudonym_udf(job.key_source, column.name)(*value_hash(column.name))
+    frame = frame.withColumns(noised)  # one pass through the workers: Spark joins the UDFs of one projection
+    return with_donors(
+        frame, [col for col in job.plan.noised if isinstance(col.codes, Donor)], ORDINAL, _present(frame, KEYS)
+    )
+
+
+def _noise(frame: DataFrame, job: Job, column: ColumnPlan, mechanisms: Fits) -> Column:
+    """The codes of one column. Columns of a correlated group share a key, and with it the factors of their noise."""
+    source, keyed_by = job.key_source, job.plan.column(column.lead or column.name)
+    keys = [F.col(name) for name in _present(frame, KEYS)]
+    units = [F.col(name) for name in _present(frame, UNIT)] or keys
+    codes_of = F.col(quoted(f"__x_{column.name}"))
+    if not column.memoized:
+        noise = Noise(keyed_by.name, law_text(keyed_by), mechanisms[column.name])
+        return noise_udf(source, noise)(F.col(ORDINAL), *keys, codes_of)
+    noise = Noise(keyed_by.name, memo_text(job.plan, keyed_by), mechanisms[column.name])
+    if isinstance(column.mechanism, Rappor):
+        return two_rounds_udf(source, noise, len(units))(F.col(ORDINAL), *units, *keys, codes_of)
+    return memoized_udf(source, noise)(*units, codes_of)
+
+
+def replicated(frame: DataFrame, job: Job) -> DataFrame:
+    """Each row `replicas` times, numbered; the number is part of the copy's key, so that each has its own noise."""
+    spec = job.plan.spec
+    if spec.replicas == 1:
+        return frame
+    copies = F.explode(F.sequence(F.lit(0), F.lit(spec.replicas - 1))).alias(REPLICA)
+    frame = frame.drop(*KEYS).select("*", copies)
+    encoding = key_encoding(job.plan.published_key, {**job.types, REPLICA: "int32"}, "row")
+    return frame.withColumns(dict(zip(KEYS, _not_null(encoding), strict=True)))
 
 
 def published_columns(job: Job) -> list[Column]:
     """What leaves: each column of the plan but the dropped ones, under its own name, in order."""
     chosen = []
     for column in job.plan.columns:
-        name = c.quoted(column.name)
+        value = F.col(quoted(column.name))
+        code = F.col(quoted(f"__y_{column.lead if column.treatment == 'noised_with' else column.name}"))
         if column.treatment == "keep":
-            chosen.append(F.col(name))
+            chosen.append(value)
         elif column.treatment == "pseudonymize":
-            chosen.append(F.when(F.col(name).isNotNull(), F.col(c.quoted(f"__y_{column.name}"))).alias(column.name))
-        elif column.treatment == "mechanism":
-            chosen.append(c.from_lattice(column, F.col(c.quoted(f"__y_{column.name}"))).alias(column.name))
-    return chosen
+            chosen.append(F.when(value.isNotNull(), code).alias(column.name))
+        elif column.treatment != "drop":
+            donor = F.col(quoted(f"__d_{column.name}")) if isinstance(column.codes, Donor) else None
+            chosen.append(codes.published(column, code, donor).alias(column.name))
+    return [*chosen, *([F.col(REPLICA)] if job.plan.spec.replicas > 1 else [])]
 
 
 def source_rows(spark: SparkSession, table: TableMetadata, releases: Sequence[Release]) -> DataFrame:
@@ -114,7 +143,7 @@ def source_rows(spark: SparkSession, table: TableMetadata, releases: Sequence[Re
     rows = [(*(value for _, value in release.partition), index) for index, release in enumerate(releases)]
     fields = [T.StructField(f"__p_{name}", PARTITION_TYPES[types[name]]) for name in table.partition_by]
     ordinals = spark.createDataFrame(rows, T.StructType([*fields, T.StructField(ORDINAL, T.LongType())]))
-    same = [F.col(c.quoted(name)).eqNullSafe(F.col(c.quoted(f"__p_{name}"))) for name in table.partition_by]
+    same = [F.col(quoted(name)).eqNullSafe(F.col(quoted(f"__p_{name}"))) for name in table.partition_by]
     joined = frame.join(F.broadcast(ordinals), same, "inner")
     return joined.drop(*[f"__p_{name}" for name in table.partition_by])
 
@@ -123,12 +152,12 @@ def keyed_rows(spark: SparkSession, job: Job) -> DataFrame:
     """Source rows with their row key's encoding, and the unit's where it is an entity."""
     spec, types = job.plan.spec, job.types
     frame = source_rows(spark, job.table, job.releases)
-    frame = frame.withColumns(dict(zip(KEYS, _not_null(c.key_encoding(spec.row_key, types, "row")), strict=False)))
+    frame = frame.withColumns(dict(zip(KEYS, _not_null(key_encoding(spec.row_key, types, "row")), strict=False)))
     if spec.entity is None:
         return frame
-    unit = c.key_encoding(spec.entity.entity, types, "unit", hashed=True)
+    unit = key_encoding(spec.entity.entity, types, "unit", hashed=True)
     if spec.entity.on_null_entity == "own_unit":  # such a row is a unit of its own: its row key names it
-        own = c.key_encoding(spec.row_key, types, "own unit", hashed=True)
+        own = key_encoding(spec.row_key, types, "own unit", hashed=True)
         unit = [F.coalesce(half, other) for half, other in zip(unit, own, strict=True)]
     elif spec.entity.on_null_entity == "drop":
         frame = frame.filter(~_any_null(spec.entity.entity))
@@ -158,11 +187,11 @@ def inspect(spark: SparkSession, job: Job) -> dict[str, Inspection]:
     """
     frame = bounded_rows(spark, job)
     checks = _input_checks(job)
-    adjusted = {(col.name, what): test for col in job.plan.noised for what, test in c.adjusted(col).items()}
+    changed = {(col.name, what): test for col in job.plan.noised for what, test in adjusted(col).items()}
     totals = {"rows": F.count(F.lit(1))}
     totals |= {f"bad {i}": F.count_if(F.coalesce(test, F.lit(False))) for i, (_, test) in enumerate(checks)}
-    totals |= {f"adj {i}": F.count_if(F.coalesce(test, F.lit(False))) for i, test in enumerate(adjusted.values())}
-    totals |= {f"null {col.name}": F.count_if(c.unpublished(col)) for col in job.plan.noised}
+    totals |= {f"adj {i}": F.count_if(F.coalesce(test, F.lit(False))) for i, test in enumerate(changed.values())}
+    totals |= {f"null {col.name}": F.count_if(codes.unpublished(col)) for col in job.plan.perturbed}
     found = {row[ORDINAL]: row.asDict() for row in _aggregate(frame, totals)}
     duplicates = _duplicates(spark, job)
     problems, results = [], {}
@@ -178,10 +207,10 @@ def inspect(spark: SparkSession, job: Job) -> dict[str, Inspection]:
                 f"{where}: row key ({key}): {duplicates[index]} rows share theirs with another; expected unique"
             )
         results[release.id] = Inspection(
-            rows=row["rows"],
+            rows=row["rows"] * job.plan.spec.replicas,
             rows_in=job.table.rows(release.partition),
-            nulls={col.name: row[f"null {col.name}"] for col in job.plan.noised},
-            adjusted={f"{name}: {what}": row[f"adj {i}"] for i, (name, what) in enumerate(adjusted) if row[f"adj {i}"]},
+            nulls={col.name: row[f"null {col.name}"] * job.plan.spec.replicas for col in job.plan.perturbed},
+            adjusted={f"{name}: {what}": row[f"adj {i}"] for i, (name, what) in enumerate(changed) if row[f"adj {i}"]},
         )
     problems += _shared_entities(spark, job)
     if problems:
@@ -193,15 +222,14 @@ def _input_checks(job: Job) -> list[tuple[str, Column]]:
     """What fails a release, each with the condition of a row that does."""
     spec = job.plan.spec
     checks = [
-        (f"row key ({', '.join(spec.row_key)}): null in {name}", F.col(c.quoted(name)).isNull())
-        for name in spec.row_key
+        (f"row key ({', '.join(spec.row_key)}): null in {name}", F.col(quoted(name)).isNull()) for name in spec.row_key
     ]
     if spec.entity and spec.entity.on_null_entity == "fail":
         checks.append(
             (f"entity ({', '.join(spec.entity.entity)}): null (on_null_entity: fail)", _any_null(spec.entity.entity))
         )
     for column in job.plan.noised:
-        checks += [(f"column {column.name}: {what}", test) for what, test in c.violations(column).items()]
+        checks += [(f"column {column.name}: {what}", test) for what, test in violations(column).items()]
     return checks
 
 
@@ -223,12 +251,9 @@ def _shared_entities(spark: SparkSession, job: Job) -> list[str]:
         return []
     everything = [Release("", spec.pipeline, partition, "", "", 0) for partition in job.table.partitions]
     rows = (
-        source_rows(spark, job.table, everything)
-        .select(ORDINAL, *map(c.quoted, spec.entity.entity))
-        .dropna()
-        .distinct()
+        source_rows(spark, job.table, everything).select(ORDINAL, *map(quoted, spec.entity.entity)).dropna().distinct()
     )
-    shared = rows.groupBy(*map(c.quoted, spec.entity.entity)).count().filter("count > 1").count()
+    shared = rows.groupBy(*map(quoted, spec.entity.entity)).count().filter("count > 1").count()
     names = ", ".join(spec.entity.entity)
     return (
         [f"{job.table.path}: entity ({names}): {shared} of them lie in several partitions; declared disjoint"]
@@ -244,7 +269,7 @@ def _present(frame: DataFrame, names: Sequence[str]) -> list[str]:
 def _any_null(names: Sequence[str]) -> Column:
     test = F.lit(False)
     for name in names:
-        test = test | F.col(c.quoted(name)).isNull()
+        test = test | F.col(quoted(name)).isNull()
     return test
 
 

@@ -15,7 +15,7 @@ from noiselib.errors import NoiselibError
 from noiselib.plan import Plan
 from noiselib.release import Release
 from noiselib.snapshot import NULL_PARTITION, verify_unchanged
-from noiselib.spark import columns as c
+from noiselib.spark.keys import quoted
 from noiselib.spark.path import Run, from_worker
 from noiselib.spark.perturb import Job, noised_rows, published_columns
 from noiselib.spark.tables import data_files, read_files, table_schema
@@ -104,22 +104,22 @@ def _published(run: Run, spark: SparkSession, releases: list[Release]) -> DataFr
 
 def _by_key(derived: DataFrame, published: DataFrame, plan: Plan) -> Iterator[Difference]:
     names = [name for name, _ in plan.published]
-    keys = [F.col(c.quoted(name)) for name in plan.spec.row_key]
+    keys = [F.col(quoted(name)) for name in plan.published_key]
     keys.append(_partition_text(plan).alias(PARTITION))
-    left = derived.select(F.struct(*map(c.quoted, names)).alias("derived"), *keys, F.lit(1).alias(COPY))
-    right = published.select(F.struct(*map(c.quoted, names)).alias("published"), *keys)
+    left = derived.select(F.struct(*map(quoted, names)).alias("derived"), *keys, F.lit(1).alias(COPY))
+    right = published.select(F.struct(*map(quoted, names)).alias("published"), *keys)
     # a row that is published twice has no second one to be compared with
-    by = [*map(c.quoted, plan.spec.row_key), PARTITION]
+    by = [*map(quoted, plan.published_key), PARTITION]
     right = right.withColumn(COPY, F.row_number().over(Window.partitionBy(*by).orderBy(PARTITION)))
-    joined = left.join(right, [*plan.spec.row_key, PARTITION, COPY], "full_outer")
+    joined = left.join(right, [*plan.published_key, PARTITION, COPY], "full_outer")
     differing = F.array_compact(F.array(*[
-        F.when(~_same(F.col(f"derived.{c.quoted(name)}"), F.col(f"published.{c.quoted(name)}"), kind), F.lit(name))
+        F.when(~_same(F.col(f"derived.{quoted(name)}"), F.col(f"published.{quoted(name)}"), kind), F.lit(name))
         for name, kind in plan.published
     ]))  # fmt: skip
     found = joined.withColumn("differing", differing).filter(
         F.col("derived").isNull() | F.col("published").isNull() | (F.size("differing") > 0)
     )
-    text = F.concat_ws(", ", *[_named(name) for name in plan.spec.row_key])
+    text = F.concat_ws(", ", *[_named(name) for name in plan.published_key])
     rows = found.select(
         F.col(PARTITION).alias("partition"),
         text.alias("row"),
@@ -138,19 +138,19 @@ def _by_key(derived: DataFrame, published: DataFrame, plan: Plan) -> Iterator[Di
 def _partition_text(plan: Plan) -> Column:
     """As a release's `partition_text`; empty for a table without partitions."""
     parts = [
-        F.concat(F.lit(f"{name}="), F.coalesce(F.col(c.quoted(name)).cast("string"), F.lit(NULL_PARTITION)))
+        F.concat(F.lit(f"{name}="), F.coalesce(F.col(quoted(name)).cast("string"), F.lit(NULL_PARTITION)))
         for name in plan.spec.source.partition_by
     ]
     return F.concat_ws("/", *parts) if parts else F.lit("")
 
 
 def _named(name: str) -> Column:
-    return F.concat(F.lit(f"{name}="), F.col(c.quoted(name)).cast("string"))
+    return F.concat(F.lit(f"{name}="), F.col(quoted(name)).cast("string"))
 
 
 def _minus(first: DataFrame, second: DataFrame, plan: Plan) -> DataFrame:
     """Rows of `first` beyond those of `second`, as multisets, by their bits."""
-    bits = [_bits(F.col(c.quoted(name)), kind).alias(name) for name, kind in plan.published]
+    bits = [_bits(F.col(quoted(name)), kind).alias(name) for name, kind in plan.published]
     return first.select(*bits).exceptAll(second.select(*bits))
 
 
