@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
+from operator import index, mul
 from typing import Any, ClassVar
 
 import numpy as np
@@ -264,30 +265,40 @@ def invariant(matrix: Matrix, marginal: Sequence[int | Fraction]) -> Matrix:
     """The two-stage invariant matrix R = P Q, which keeps `marginal` exactly: pi R = pi.
 
     P is `matrix`, lambda = pi P, and Q its reversal by Bayes, Q[j][l] = pi[l] P[l][j] / lambda[j]: what the category was,
-    given what it became. So pi R = lambda Q = pi. In Fractions. `marginal` may be counts.
+    given what it became. So pi R = lambda Q = pi. Exact. `marginal` may be counts.
 
     A category of marginal 0 is never published in place of another. Where lambda[j] = 0 nothing that occurs becomes j,
     and Q[j] is j itself.
+
+    In whole numbers: with P = A / a and pi in proportion to counts, R[i][l] a = counts[l] (sum over j of A[i][j] A[l][j] / L[j]),
+    L = counts A.
     """
     check_matrix(matrix, len(marginal))
     pi = _normalized("marginal", marginal)
     k = range(len(pi))
-    reached = [sum((pi[i] * matrix[i][j] for i in k), Fraction(0)) for j in k]
-    reversal = [
-        [pi[i] * matrix[i][j] / reached[j] for i in k] if reached[j] else [Fraction(i == j) for i in k] for j in k
-    ]
-    steps = [[(j, p) for j, p in enumerate(row) if p] for row in matrix]
-    return tuple(tuple(sum((p * reversal[j][i] for j, p in row), Fraction(0)) for i in k) for row in steps)
+    whole, common = math.lcm(*(p.denominator for p in pi)), math.lcm(*(p.denominator for row in matrix for p in row))
+    counts = [int(p * whole) for p in pi]
+    steps = [[int(p * common) for p in row] for row in matrix]
+    reached = [sum(count * row[j] for count, row in zip(counts, steps, strict=True)) for j in k]
+    scale = math.lcm(*(r for r in reached if r))
+    rows = []
+    for step in steps:
+        back = [p * scale // r if r else 0 for p, r in zip(step, reached, strict=True)]
+        moved = [counts[i] * sum(map(mul, back, steps[i])) if counts[i] else 0 for i in k]
+        stayed = [0 if reached[j] else step[j] * scale for j in k]
+        rows.append(tuple(Fraction(m + s, common * scale) for m, s in zip(moved, stayed, strict=True)))
+    return tuple(rows)
 
 
 def _normalized(name: str, weights: Sequence[int | Fraction]) -> list[Fraction]:
-    total = sum(weights)
-    for i, weight in enumerate(weights):
+    exactly = [w if isinstance(w, Fraction) else Fraction(index(w)) for w in weights]
+    for i, weight in enumerate(exactly):
         if weight < 0:
             raise ValueError(f"{name}[{i}]={weight}, expected >= 0")
+    total = sum(exactly)
     if total == 0:
         raise ValueError(f"{name} with sum 0, expected one above 0")
-    return [Fraction(w) / total for w in weights]
+    return [weight / total for weight in exactly]
 
 
 # ---- sampling a row's law --------------------------------------------------------------------------------------------

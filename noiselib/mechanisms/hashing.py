@@ -43,8 +43,8 @@ class LocalHashing(FrequencyOracle):
     Guarantee: epsilon-local differential privacy. The seed is drawn from words that are not bound to the value, so its law
     is the same for all; given the seed the report is randomized response. (A seed whose words were bound to the value
     would be as private in one release, but only by the cipher, and would show by changing that the value changed.)
-    Variance: n Var of a frequency f is q(1-q)/(p-q)^2 + f(1-p-q)/(p-q); with g = e^epsilon + 1, were it whole,
-    4 e^epsilon / (e^epsilon - 1)^2 + f(1-p-q)/(p-q).
+    Variance: n Var of a frequency f is q(1-q)/(p-q)^2 + f(1-p-q)/(p-q); with g = e^epsilon + 1, were it whole, that is
+    4 e^epsilon / (e^epsilon - 1)^2 + f, as for optimized unary encoding.
     Estimator: f = (share of reports that support the category - q) / (p - q); a report supports x if h(x) is its bucket.
     q = p c + (1-p)/(g-1) (1-c), c the probability that h takes two categories to one bucket. It is not 1/g but, as the
     pair of values mod P is uniform on the pairs of distinct numbers, c = (sum of N(N-1) over buckets) / (P(P-1)), N the
@@ -191,7 +191,7 @@ class HadamardResponse(FrequencyOracle):
         def draw(rows: Ints, part: Stream) -> Ints:
             words = part.words(0)
             block, row = self.place(rows)
-            half = (2 * block + table.pick(words[:, 0])) % (2 * self.blocks)  # half 2 block is C_x
+            half = (2 * block + table.pick(words[:, 0])) & (2 * self.blocks - 1)  # half 2 block is C_x
             position = (words[:, 1] & np.uint64(self.size - 1)).view(np.int64)
             wrong = (_parity(row & position) ^ half) & 1
             position ^= wrong * (row & -row)  # one bit of the row: maps one half onto the other
