@@ -267,8 +267,8 @@ def invariant(matrix: Matrix, marginal: Sequence[int | Fraction]) -> Matrix:
     P is `matrix`, lambda = pi P, and Q its reversal by Bayes, Q[j][l] = pi[l] P[l][j] / lambda[j]: what the category was,
     given what it became. So pi R = lambda Q = pi. Exact. `marginal` may be counts.
 
-    A category of marginal 0 is never published in place of another. Where lambda[j] = 0 nothing that occurs becomes j,
-    and Q[j] is j itself.
+    Nothing that occurs is published as a category of marginal 0. Where lambda[j] = 0 nothing that occurs becomes j in the
+    first stage, and Q[j] is j itself.
 
     In whole numbers: with P = A / a and pi in proportion to counts, R[i][l] a = counts[l] (sum over j of A[i][j] A[l][j] / L[j]),
     L = counts A.
