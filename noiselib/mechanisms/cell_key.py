@@ -103,6 +103,11 @@ class CellKey:
         """Of the noise of a count: V, or less near 0."""
         return sum(p * (v - self.max_noise) ** 2 for v, p in enumerate(self.probabilities(count)))
 
+    @property
+    def unchanged(self) -> tuple[float, ...]:
+        """The probability that a count stays as it is, for the counts 0, 1, ... that have laws of their own."""
+        return tuple(self.probabilities(count)[self.max_noise] for count in range(len(self.laws)))
+
     def event(self) -> None:
         return None
 

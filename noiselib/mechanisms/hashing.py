@@ -201,10 +201,13 @@ class HadamardResponse(FrequencyOracle):
 
     @property
     def support(self) -> tuple[Fraction, Fraction]:
-        """Only of one block, where q = 1/2: of more, another category's q depends on whether it shares the block."""
-        if self.blocks > 1:
-            raise ValueError(f"blocks={self.blocks}: one q for all categories is expected, use weights()")
-        return self._law.probabilities[0], Fraction(1, 2)
+        """Of x and of another category of its block, q = 1/2 if there is one block.
+
+        A category of another block is supported with probability 1/(e^epsilon + 2B - 1) only, so that of several blocks this
+        q serves no estimator: `weights` does.
+        """
+        p, other = self._law.probabilities[:2]
+        return p, (p + other) / 2
 
     def supports(self, codes: Ints) -> NDArray[np.bool_]:
         same, even = self._relation(codes)

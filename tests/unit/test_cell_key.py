@@ -110,6 +110,12 @@ def test_a_law_worked_out_by_hand():
     assert CellKey(2, 1.0, 1).probabilities(1) == pytest.approx([0, 0.5, 0, 0.5, 0])
 
 
+def test_the_chance_of_no_noise():
+    table = CellKey(5, 3.0, 2)
+    assert table.unchanged[:3] == (1.0, 0.0, 0.0)  # 1 and 2 must move
+    assert table.unchanged[8] == float(table.probabilities(100)[5])
+
+
 def test_without_its_variance_bound_a_table_fails():
     """The control: mean 0 and the bounds alone."""
     free = CellKey(5, 3.0, 2)

@@ -190,8 +190,15 @@ def test_of_one_block_the_support_is_the_pure_protocols():
     assert float(p) == pytest.approx(math.exp(0.5) / (math.exp(0.5) + 1))
     codes = np.arange(4)
     np.testing.assert_allclose(oracle.weights(codes), (oracle.supports(codes) - 0.5) / float(p - q))
-    with pytest.raises(ValueError, match="blocks=2: one q for all categories"):
-        _ = HadamardResponse(("a", "b", "c"), 1.0).support
+
+
+def test_of_several_blocks_the_support_is_that_within_a_block():
+    oracle = HadamardResponse(tuple(range(9)), 1.0)  # blocks of 7 and 2 categories
+    p, q = oracle.support
+    chances = np.array([float(c) for c in ideal_hadamard(oracle)[0].values()])
+    supported = chances @ oracle.supports(np.arange(oracle.blocks * oracle.size))
+    np.testing.assert_allclose(supported[:7], [p, q, q, q, q, q, q], rtol=1e-12)
+    np.testing.assert_allclose(supported[7:], 1 / (math.e + 3), rtol=1e-12)
 
 
 def test_the_most_blocks():
