@@ -154,7 +154,7 @@ def project_simplex(values: ArrayLike) -> Floats:
     falling = np.sort(f)[::-1]
     excess = (np.cumsum(falling) - 1) / np.arange(1, len(f) + 1)
     last = np.flatnonzero(falling > excess)[-1]
-    return np.maximum(f - excess[last], 0.0)
+    return np.asarray(np.maximum(f - excess[last], 0.0), np.float64)
 
 
 def clip_negative(values: ArrayLike) -> Floats:

@@ -9,6 +9,7 @@ named option that looks better: bins >= 0 of sum 1, biased towards smoothness, w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,7 +28,7 @@ def additive_matrix(bins: Sequence[int], cells: Sequence[int], cdf: Callable[[ND
     """
     starts, edges = _rising("bins", bins), _rising("cells", cells)
     lines = []
-    for low, high in zip(starts[:-1], starts[1:], strict=True):
+    for low, high in pairwise(starts):
         wide = high - low > SPREAD
         inside = low + (np.arange(SPREAD) + 0.5) / SPREAD * (high - low) - 0.5 if wide else np.arange(low, high)
         below = cdf(np.ceil(edges - 1 - inside[:, None])).mean(0)
@@ -63,14 +64,14 @@ def _ramp(y: Floats) -> Floats:
 
 
 def em(
-    counts: ArrayLike, matrix: ArrayLike, smooth: bool = False, tolerance: float | None = None, steps: int = 10_000
+    counts: ArrayLike, matrix: ArrayLike, smooth: bool = False, tolerance: float = 1e-3, steps: int = 10_000
 ) -> Floats:
     """The histogram by expectation maximization, from uniform bins; with `smooth` EMS, for square wave.
 
     f_i <- f_i sum_j (c_j/n) R_ij / (R^T f)_j, the maximum likelihood as its limit; EMS then averages neighbours with the
-    weights 1/4, 1/2, 1/4 after each step. It ends when the log-likelihood (of n reports) gains less than `tolerance`, by
-    default 10^-3 e^epsilon (e^epsilon the largest ratio in a column of R, where that is finite; else 1), or after
-    `steps`. Biased: bins are never negative, an early end keeps them smooth, and averaging flattens peaks.
+    weights 1/4, 1/2, 1/4 after each step. It ends when the log-likelihood of all reports gains less than `tolerance`
+    (the paper takes 10^-3 for EMS, 10^-3 e^epsilon for EM), or after `steps`. Biased: bins are never negative, an early
+    end keeps them smooth, and averaging flattens peaks.
     Source: Li et al. 2020, "Estimating numerical distributions under local differential privacy", section 5.5;
     smoothing of Silverman et al. 1990.
     """
@@ -78,10 +79,6 @@ def em(
     if c.shape != (r.shape[1],) or c.sum() == 0:
         raise ValueError(f"counts of shape {c.shape} and sum {c.sum():g}, expected one per column of matrix, {r.shape}")
     c, r = c[c > 0], r[:, c > 0]
-    if tolerance is None:
-        least = r.min(0)
-        tolerance = 1e-3 * float((r.max(0) / least).max()) if (least > 0).all() else 1e-3
-        tolerance = min(tolerance, 1.0)
     f, before = np.full(len(r), 1 / len(r)), -np.inf
     for _ in range(steps):
         expected = f @ r
