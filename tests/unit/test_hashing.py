@@ -194,7 +194,7 @@ def test_of_one_block_the_support_is_the_pure_protocols():
 
 def test_of_several_blocks_the_support_is_that_within_a_block():
     oracle = HadamardResponse(tuple(range(9)), 1.0)  # blocks of 7 and 2 categories
-    p, q = oracle.support
+    p, q = (float(x) for x in oracle.support)
     chances = np.array([float(c) for c in ideal_hadamard(oracle)[0].values()])
     supported = chances @ oracle.supports(np.arange(oracle.blocks * oracle.size))
     np.testing.assert_allclose(supported[:7], [p, q, q, q, q, q, q], rtol=1e-12)
