@@ -22,7 +22,7 @@ def frequencies(
     f = (c/n - q) / (p - q), c of n reports supporting the category; a report supports its true category with probability
     p and another one with q. For fixed data Var f = q(1-q) / (n (p-q)^2) + f (1-p-q) / (n (p-q)), into which the
     estimate goes for f, clipped to [0, 1].
-    Source: Wang, Blocki, Li, Jha 2017, "Locally differentially private protocols for frequency estimation", section 3.
+    Source: Wang, Blocki, Li, Jha 2017, "Locally differentially private protocols for frequency estimation".
     """
     check_rows(rows)
     if not 0 <= q < p <= 1:
@@ -43,7 +43,7 @@ def hadamard(
 
     f = W (2 c - m) / n, c and m the two counts: a report contributes W, -W or 0, in the mean 1 if the category is its
     own and 0 if not. For fixed data n Var f = W^2 m/n - f.
-    Source: Acharya, Sun, Zhang 2019, "Hadamard response", section 4.
+    Source: Acharya, Sun, Zhang 2019, "Hadamard response".
     """
     check_rows(rows)
     if not weight >= 1:
@@ -111,7 +111,7 @@ def rappor(
 
     G the solving matrix, v_jb = t p(1-p) + (1-t) q(1-q) the variance of bit b's noise, S the variance over the values x
     of the rows: which values a cohort got is chance too, up to the sum over cohorts, which is certain.
-    Source: Erlingsson, Pihur, Korolova 2014, section 4, of which this is the first step; its lasso is left out, as it
+    Source: Erlingsson, Pihur, Korolova 2014, of whose decoding this is the first step; its lasso is left out, as it
     makes estimates biased.
     """
     seen, sizes = counts_of("bit_counts", bit_counts), counts_of("cohort_rows", cohort_rows)

@@ -40,7 +40,7 @@ def square_wave_matrix(bins: int, cells: int, half_width: float, ratio: float) -
     """P(report in a cell | value in a bin) of the square wave mechanism: float (bins, cells), both of equal widths.
 
     Values are in [0, 1], reports in [-b, 1 + b], b = `half_width`; a report has density p within b of the value and q
-    elsewhere, p/q = `ratio` = e^epsilon, 2 b p + q = 1. Source: Li et al. 2020, section 5.
+    elsewhere, p/q = `ratio` = e^epsilon, 2 b p + q = 1. Source: Li et al. 2020.
     """
     b = half_width
     if not (b > 0 and ratio >= 1):
@@ -72,13 +72,15 @@ def em(
     weights 1/4, 1/2, 1/4 after each step. It ends when the log-likelihood of all reports gains less than `tolerance`
     (the paper takes 10^-3 for EMS, 10^-3 e^epsilon for EM), or after `steps`. Biased: bins are never negative, an early
     end keeps them smooth, and averaging flattens peaks.
-    Source: Li et al. 2020, "Estimating numerical distributions under local differential privacy", section 5.5;
+    Source: Li et al. 2020, "Estimating numerical distributions under local differential privacy";
     smoothing of Silverman et al. 1990.
     """
     c, r = counts_of("counts", counts), np.asarray(matrix, np.float64)
     if c.shape != (r.shape[1],) or c.sum() == 0:
         raise ValueError(f"counts of shape {c.shape} and sum {c.sum():g}, expected one per column of matrix, {r.shape}")
     c, r = c[c > 0], r[:, c > 0]
+    if not (r.max(0) > 0).all():
+        raise ValueError("counts where no bin can have come from: matrix has a column of 0 there")
     f, before = np.full(len(r), 1 / len(r)), -np.inf
     for _ in range(steps):
         expected = f @ r

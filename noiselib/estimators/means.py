@@ -86,7 +86,7 @@ def one_bit_mean(
     """lower + (upper - lower) (b - q)/(p - q), b the share of ones: a 1 has probability p at `upper`, q at `lower`.
 
     p = 1 - q = e^epsilon / (e^epsilon + 1). The standard error takes b(1-b) for the mean variance of a bit, which is at
-    most that. Source: Ding, Kulkarni, Yekhanin 2017, "Collecting telemetry data privately", section 2.
+    most that. Source: Ding, Kulkarni, Yekhanin 2017, "Collecting telemetry data privately".
     """
     check_rows(rows)
     if not 0 <= q < p <= 1:
@@ -231,7 +231,7 @@ def dither_error(law: str, subtractive: bool, step: float) -> tuple[float, float
     step^2/12, so step^2/4 for tpdf at every value. With other laws the error's variance follows the value (from 0 to
     step^2/4 for rpdf, hardly at all for a Gaussian of half a step): step^2/6 and step^2/3 are the means over where values
     lie between two levels, and so is every fourth moment here.
-    Source: Lipshitz, Wannamaker, Vanderkooy 1992; Wannamaker 2004.
+    Source: Lipshitz, Wannamaker, Vanderkooy 1992; Wannamaker, Lipshitz, Vanderkooy, Wright 2000.
     """
     laws = {"rpdf": (1 / 6, 1 / 15), "tpdf": (1 / 4, 13 / 80), "gaussian": (1 / 3, 13 / 40)}
     if law not in laws:

@@ -42,7 +42,7 @@ class CorrelatedGaussian:
     Estimator: the mean as it is. The covariance as it is where it was kept; where it was inflated, Cov(y) less the
         noise's covariance, or Cov(y) / (1 + alpha).
     Source: Kim 1986, "A method for limiting disclosure in microdata based on random noise and transformation";
-        Tendick and Matloff 1994; Brand 2002, section 3; "correlated2" of sdcMicro's addNoise is the kept covariance.
+        Tendick and Matloff 1994; Brand 2002, "Microdata protection through noise addition".
 
     factors: the Cholesky row in steps, as many finite numbers as the column's place in its group
     shrink:  1 / sqrt(1 + alpha) where the covariance is kept, else 1

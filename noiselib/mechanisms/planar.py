@@ -63,7 +63,7 @@ class PlanarLaplace:
     Variance: 3 s^2 steps^2 for either coordinate; the mean error is 2 s steps.
     Estimator: the mean of the published coordinates is an unbiased estimate of the mean place, in the projection.
     Source: Andres, Bordenabe, Chatzikokolakis, Palamidessi 2013, "Geo-indistinguishability"; the law on the lattice
-        replaces its section 5.1, which pays for the grid and the machine's precision out of epsilon.
+        replaces its rounding of a continuous sample to a grid, which pays for the machine's precision out of epsilon.
 
     step:     one lattice step in metres, > 0
     distance: in metres, > 0, within which places are protected

@@ -201,7 +201,7 @@ class VectorLaplace(_Vector):
         chain is dominated by one shift of their sum), but the charge does not rely on that argument.
     Variance: 2 scale^2 + 1/12 steps^2 for each component, nearly.
     Estimator: the mean of the published components is an unbiased estimate of the mean of the clipped ones.
-    Source: Dwork, McSherry, Nissim, Smith 2006, proposition 1.
+    Source: Dwork, McSherry, Nissim, Smith 2006.
 
     dimension:   number of components d, 1 to 2^20
     step:        one lattice step in the column's unit, > 0

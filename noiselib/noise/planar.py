@@ -26,7 +26,7 @@ SUMMED = 16  # up to this scale moments are summed term by term; above, their ex
 class PlanarLaplace:
     """P(k) proportional to exp(-||k|| / s) on Z^2, ||k|| the Euclidean length, 2^-5 <= s <= 2^28.
 
-    Source: the planar Laplace of Andres, Bordenabe, Chatzikokolakis, Palamidessi 2013, section 4, on a lattice. As the
+    Source: the planar Laplace of Andres, Bordenabe, Chatzikokolakis, Palamidessi 2013, on a lattice. As the
     normalizer is the same for all centres, P(k - a) / P(k - b) <= exp(||a - b|| / s) exactly, by the triangle
     inequality: neither a grid drawn over a continuous sample nor float coordinates have to be paid for.
 
