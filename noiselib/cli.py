@@ -147,6 +147,23 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 0 if answer["success"] else 1
 
 
+def _estimate(arguments: argparse.Namespace) -> int:
+    """Estimates from every release named, each with its standard error."""
+    from noiselib.report.estimates import estimates_text
+    from noiselib.spark.estimate import Asked, estimate
+
+    asked = Asked(arguments.confidence, arguments.option, arguments.bins)
+    root, manifests = _published(arguments.release)
+    spark = _spark(arguments, "estimate")
+    answer = [
+        {"release_id": one["release_id"], "partition": one["partition"], "rows": one["rows"],
+         "option": asked.option, "estimates": estimate(spark, root, one, asked, arguments.column)}
+        for one in manifests
+    ]  # fmt: skip
+    print(json.dumps(answer) if arguments.json else estimates_text(answer))
+    return 0
+
+
 def _spark(arguments: argparse.Namespace, app: str) -> Any:
     from noiselib.spark.session import open_session
 
@@ -277,6 +294,24 @@ def _pipeline_or_release(text: str) -> tuple[Path, str | None]:
     raise SpecError(f"release {text}: no pipeline in {PIPELINES} has published it")
 
 
+def _published(text: str) -> tuple[Path, list[dict[str, Any]]]:
+    """Where a published table lies and the manifests of its releases: by the table's path, a pipeline, or a release's id."""
+    from noiselib.publish import Target
+    from noiselib.spec import load_spec
+
+    chosen: str | None = None
+    if Path(text).is_dir():
+        path = text
+    else:
+        file, chosen = _pipeline_or_release(text)
+        path = load_spec(file)[0].target.path
+    manifests = Target(path, 0).manifests()
+    named = [one for one in manifests if chosen is None or one["release_id"].startswith(chosen)]
+    if not named:
+        raise SpecError(f"{text}: nothing is published at {path}; expected a table with the manifests of its releases")
+    return Path(path), sorted(named, key=lambda one: str(one["partition"]))
+
+
 def _ledger_url(text: str) -> str:
     """A ledger's URL, or that of a pipeline."""
     from noiselib.spec import load_spec
@@ -324,6 +359,19 @@ def _parser() -> argparse.ArgumentParser:
                 "--results", type=Path, default=Path("run_results.json"), help="where run results are written"
             )
             step.set_defaults(command=_walk, step=name)
+    estimate = commands.add_parser("estimate", help="what a published release says about its data, with standard errors")
+    estimate.add_argument("release", metavar="RELEASE", help="a release's id, a pipeline, or the path of a published table")
+    estimate.add_argument("--column", action="append", default=[], metavar="NAME", help="only this column; may be repeated")
+    estimate.add_argument("--confidence", type=float, default=0.95, help="of the intervals (default: 0.95)")
+    estimate.add_argument("--bins", type=int, default=0, help="histograms and quantiles of that many bins, where theory gives them")
+    estimate.add_argument(
+        "--option",
+        choices=["raw", "simplex", "clip", "em", "ems"],
+        default="raw",
+        help="raw is unbiased (the default); the others are proper distributions, and biased",
+    )
+    _add_spark(estimate)
+    estimate.set_defaults(command=_estimate)
     plan = commands.add_parser("plan", help="what a run would do and cost; reads no rows, spends nothing")
     _add_selection(plan)
     plan.set_defaults(command=_plan)

@@ -8,16 +8,20 @@ put beside sums of published values, would give true sums back, so only the verd
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import singledispatch
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from noiselib.mechanisms import Additive, RandomizedResponse
-from noiselib.plan import ColumnPlan, Plan
+from noiselib import mechanisms as m
+from noiselib.column_plan import ColumnPlan
+from noiselib.mechanisms import Additive
+from noiselib.mechanisms.additive import Law
+from noiselib.plan import Plan
 
 FALSE_ALARMS = 5e-7  # of all these tests together; the checks of what is published have as much again: 1e-6 a release
 
@@ -29,9 +33,16 @@ SAMPLE_ROWS = 500_000  # rows of a larger job are sampled down to about this man
 class LawTest:
     """`what` of `column` (and `other`) is a condition on a row's noise; it holds with `probability`.
 
-    what: within (|noise| <= threshold) · positive (noise > 0) · same (category kept) · near (category kept or moved to
-    the next half of the circle; threshold: the number of categories) · agree (noise > 0 in both columns or in
-    neither).
+    what, of numbers:      within (|noise| <= threshold; of arrays, every number's) · positive (noise > 0; of arrays, the
+                           first's) · agree (noise > 0 in both columns or in neither) · northeast (of places: moved north
+                           or not at all, and east) · code_within, code_positive (of the code itself)
+    of categories:         same (category kept) · near (category kept or moved to the next half of the circle; threshold:
+                           the number of categories) · supports, supports_next (the report supports the true category,
+                           the one after it)
+    of bounded numbers:    window (the code lies in the true value's window)
+    of any:                changed (the code is not 0, or names a donor) · code_is (the code is the threshold)
+    Where the probability depends on the point, rows take part by a lot of their own, so that it no longer does:
+    kept, moved (category or count; `lots` by point, the last for all beyond) · upper, lower (a coin's two sides).
     shared: how many rows may carry the same draw (memoized columns); 1 where every row has its own.
     """
 
@@ -41,6 +52,7 @@ class LawTest:
     threshold: int = 0
     other: str | None = None
     shared: int = 1
+    lots: tuple[float, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -68,8 +80,8 @@ def law_tests(plan: Plan, releases: int) -> tuple[LawTest, ...]:
     numeric.sort(key=lambda column: laws.index(type(column.mechanism)))
     for first, second in pairwise(numeric):
         shared = plan.rows_per_unit * releases if first.memoized or second.memoized else 1
-        both = _positive(first) * _positive(second)
-        neither = (1 - _positive(first)) * (1 - _positive(second))
+        one, two = _positive(first.mechanism.law), _positive(second.mechanism.law)  # type: ignore[union-attr]
+        both, neither = one * two, (1 - one) * (1 - two)
         tests.append(LawTest(first.name, "agree", both + neither, other=second.name, shared=shared))
     return tuple(tests)
 
@@ -98,7 +110,7 @@ def published_limits(column: ColumnPlan, rows: int, alpha: float) -> list[tuple[
     if not isinstance(mechanism, Additive) or lattice is None or getattr(column.declared, "bounds", None) is None:
         return []
     limits = []
-    for margin in sorted({_upper_quantile(mechanism, share) for share in (1e-2, 1e-4)}):
+    for margin in sorted({_upper_quantile(mechanism.law, share) for share in (1e-2, 1e-4)}):
         tail = 1.0 - float(mechanism.law.cdf(np.array([margin]))[0])
         most = int(stats.binom.isf(alpha, rows, min(1.0, tail * (1 + 1e-9)))) if rows else 0
         limits += [("above", lattice.upper + margin, 0, most), ("below", lattice.lower - margin, 0, most)]
@@ -109,40 +121,127 @@ def published_limits(column: ColumnPlan, rows: int, alpha: float) -> list[tuple[
 
 
 def _column_tests(column: ColumnPlan, shared: int) -> list[LawTest]:
-    mechanism = column.mechanism
-    if isinstance(mechanism, RandomizedResponse):
-        size = len(mechanism.categories)
-        half = size // 2  # of the circle of categories, the true one first
-        kept, near = (float(p) for p in mechanism.law.cdf(np.array([0, half - 1])))
-        return [
-            LawTest(column.name, "same", kept, size, shared=shared),
-            LawTest(column.name, "near", near, size, shared=shared),
-        ]
-    assert mechanism is not None
-    threshold = max(0, _upper_quantile(mechanism, 0.1))  # a fifth lies beyond: there a wrong scale shows most
-    within = _within(mechanism, threshold)
-    return [
-        LawTest(column.name, "within", within, threshold, shared=shared),
-        LawTest(column.name, "positive", _positive(column), shared=shared),
-    ]
+    return [replace(test, column=column.name, shared=shared) for test in _tests_of(column.mechanism, column)]
 
 
-def _within(mechanism: Additive, threshold: int) -> float:
-    low, high = mechanism.law.cdf(np.array([-threshold - 1, threshold]))
+@singledispatch
+def _tests_of(mechanism: Any, column: ColumnPlan) -> Iterator[LawTest]:
+    """The tests of one column; none where a law depends on what was estimated from the data."""
+    yield from ()
+
+
+@_tests_of.register
+def _(mechanism: Additive, column: ColumnPlan) -> Iterator[LawTest]:
+    threshold = _upper_quantile(mechanism.law, 0.1)  # a fifth lies beyond: there a wrong scale shows most
+    yield LawTest("", "within", _within(mechanism.law, threshold), threshold)
+    yield LawTest("", "positive", _positive(mechanism.law))
+
+
+@_tests_of.register(m.VectorGaussian)
+@_tests_of.register(m.VectorLaplace)
+def _(mechanism: Any, column: ColumnPlan) -> Iterator[LawTest]:
+    threshold = _upper_quantile(mechanism.law, 0.1 / mechanism.dimension)
+    yield LawTest("", "within", _within(mechanism.law, threshold) ** mechanism.dimension, threshold)
+    yield LawTest("", "positive", _positive(mechanism.law))
+
+
+@_tests_of.register
+def _(mechanism: m.PlanarLaplace, column: ColumnPlan) -> Iterator[LawTest]:
+    yield LawTest("", "northeast", (1 - mechanism.stays) / 4)
+
+
+@_tests_of.register
+def _(mechanism: m.RandomizedResponse, column: ColumnPlan) -> Iterator[LawTest]:
+    size = len(mechanism.categories)
+    half = size // 2  # of the circle of categories, the true one first
+    kept, near = (float(p) for p in mechanism.law.cdf(np.array([0, half - 1])))
+    yield LawTest("", "same", kept, size)
+    yield LawTest("", "near", near, size)
+
+
+@_tests_of.register
+def _(mechanism: m.FrequencyOracle, column: ColumnPlan) -> Iterator[LawTest]:
+    true, other = map(float, mechanism.support)
+    yield LawTest("", "supports", true)
+    if not isinstance(mechanism, m.HadamardResponse):  # whose other categories lie in blocks
+        yield LawTest("", "supports_next", other)
+
+
+@_tests_of.register
+def _(mechanism: m.Rappor, column: ColumnPlan) -> Iterator[LawTest]:
+    if mechanism.bits is None and mechanism.cohorts == 1:
+        true, other = map(float, mechanism.support)
+        yield LawTest("", "supports", true)
+        yield LawTest("", "supports_next", other)
+
+
+@_tests_of.register
+def _(mechanism: m.Transition, column: ColumnPlan) -> Iterator[LawTest]:
+    kept = [float(row[i]) for i, row in enumerate(mechanism.matrix)]
+    yield from _by_lot(kept)
+
+
+@_tests_of.register
+def _(mechanism: m.CellKey, column: ColumnPlan) -> Iterator[LawTest]:
+    yield from _by_lot(mechanism.unchanged[1:], first=1.0)
+
+
+def _by_lot(kept: Sequence[float], first: float | None = None) -> Iterator[LawTest]:
+    """Tests of how often a point is kept, and moved, where that depends on the point (`first`: of one that never moves)."""
+    before = () if first is None else (0.0,)
+    for what, chances in (("kept", list(kept)), ("moved", [1 - p for p in kept])):
+        least = min(chances)
+        if least > 1e-3:
+            yield LawTest("", what, least, lots=(*before, *(least / p for p in chances)))
+
+
+@_tests_of.register(m.Duchi)
+@_tests_of.register(m.OneBitMean)
+def _(mechanism: Any, column: ColumnPlan) -> Iterator[LawTest]:
+    yield LawTest("", "upper", float(mechanism.lie))
+    yield LawTest("", "lower", float(mechanism.lie))
+
+
+@_tests_of.register(m.Piecewise)
+@_tests_of.register(m.Hybrid)
+@_tests_of.register(m.SquareWave)
+def _(mechanism: Any, column: ColumnPlan) -> Iterator[LawTest]:
+    if mechanism.in_window > 0:
+        yield LawTest("", "window", float(mechanism.in_window))
+
+
+@_tests_of.register(m.MultiplicativeGaussian)
+@_tests_of.register(m.GaussianDropout)
+def _(mechanism: Any, column: ColumnPlan) -> Iterator[LawTest]:
+    threshold = _upper_quantile(mechanism.law, 0.1)
+    yield LawTest("", "code_within", _within(mechanism.law, threshold), threshold)
+    yield LawTest("", "code_positive", _positive(mechanism.law))
+
+
+@_tests_of.register(m.Masking)
+@_tests_of.register(m.Impulse)
+@_tests_of.register(m.Swap)
+def _(mechanism: Any, column: ColumnPlan) -> Iterator[LawTest]:
+    yield LawTest("", "changed", float(mechanism.rate))
+    if isinstance(mechanism, m.Impulse):
+        yield LawTest("", "code_is", float(mechanism.rate) / 2, 1)
+
+
+def _within(law: Law, threshold: int) -> float:
+    low, high = law.cdf(np.array([-threshold - 1, threshold]))
     return float(high - low)
 
 
-def _positive(column: ColumnPlan) -> float:
-    assert isinstance(column.mechanism, Additive)
-    return 1.0 - float(column.mechanism.law.cdf(np.array([0]))[0])
+def _positive(law: Law) -> float:
+    return 1.0 - float(law.cdf(np.array([0]))[0])
 
 
-def _upper_quantile(mechanism: Additive, share: float) -> int:
+def _upper_quantile(law: Law, share: float) -> int:
     """The least k with P(noise > k) <= share, by bisection on the law's distribution function."""
-    low, high = 0, max(1, math.ceil(60 * float(mechanism.scale)))
+    low, high = 0, max(1, math.ceil(60 * math.sqrt(law.variance)))
     while low < high:
         middle = (low + high) // 2
-        if 1.0 - float(mechanism.law.cdf(np.array([middle]))[0]) <= share:
+        if 1.0 - float(law.cdf(np.array([middle]))[0]) <= share:
             high = middle
         else:
             low = middle + 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from noiselib import accounting
 from noiselib.accounting import Event
 from noiselib.noise import discrete
+from noiselib.noise.staircase import RoundedStaircase
 from noiselib.noise.stream import Stream
 
 STEPS_PER_SCALE = 2**19  # the default granularity puts a scale between 2^18 and 2^19 steps: one cipher block per value
@@ -27,6 +28,8 @@ class Law(Protocol):
 
     @property
     def tv_bound(self) -> float: ...
+    @property
+    def draws(self) -> int: ...
     @property
     def variance(self) -> float: ...
     @property
@@ -83,6 +86,28 @@ class Additive:
         return None
 
     @property
+    def width(self) -> int:
+        return 1
+
+    @property
+    def tv_bound(self) -> float:
+        return self.law.tv_bound
+
+    @property
+    def draws(self) -> int:
+        return self.law.draws
+
+    def describe(self) -> dict[str, Any]:
+        """The law in steps, exactly, and the variance in the column's unit squared."""
+        return {
+            "scale_steps": str(self.scale),
+            "sensitivity_steps": self.sensitivity,
+            "variance": self.variance,
+            "epsilon": self.epsilon,
+            "delta": self.delta,
+        }
+
+    @property
     def variance(self) -> float:
         """Of the published value, in the column's unit squared."""
         return self.law.variance * float(self.step) ** 2
@@ -94,9 +119,15 @@ class Additive:
 
 
 class Laplace(Additive):
-    """The continuous Laplace law with b = sensitivity / epsilon, rounded to the lattice (Dwork et al. 2006).
+    """Laplace noise: the continuous law, rounded to the lattice.
 
-    Rounding a sum whose first part lies on the lattice is post-processing, so this is exactly the continuous mechanism.
+    Law: round(x + Z) on the lattice, Z with density exp(-|z|/b) / 2b, b = sensitivity / epsilon. As x lies on the
+        lattice this is x + round(Z): P(0) = 1 - exp(-1/2b) and P(k) = exp(-|k|/b) sinh(1/2b), b in steps.
+    Guarantee: epsilon, for values that differ by at most the sensitivity: rounding is post-processing of the continuous
+        mechanism.
+    Variance: 2 b^2, and step^2 / 12 of rounding, nearly.
+    Estimator: the value itself, and so means and sums, unbiased; the data's variance is the published one less the noise's.
+    Source: Dwork, McSherry, Nissim, Smith 2006; on a lattice because of Mironov 2012.
     """
 
     name = "laplace"
@@ -116,8 +147,48 @@ class Laplace(Additive):
         return Event.laplace(float(self.scale / self.sensitivity)).with_slack(self.law.tv_bound)
 
 
+class Staircase(Additive):
+    """Staircase noise: the continuous law of least expected error for pure epsilon, rounded to the lattice.
+
+    Law: round(x + Z) on the lattice, Z with a density proportional to e^(-G epsilon) for G D <= |z| < (G + gamma) D and to
+        e^(-(G+1) epsilon) for (G + gamma) D <= |z| < (G+1) D, G = 0, 1, ...; D = the sensitivity, gamma =
+        1/(1 + e^(epsilon/2)), rounded so that gamma D is a whole number of half-steps, at least one.
+    Guarantee: epsilon, for values that differ by at most the sensitivity, exactly, whatever gamma is; rounding is
+        post-processing. Without an epsilon, the shape is that of epsilon 1 and D the scale, and nothing is claimed.
+    Variance: by the exact sum over a period; expected absolute error D e^(epsilon/2) / (e^epsilon - 1), nearly, which is
+        the least of all mechanisms that add noise of one law.
+    Estimator: the value itself, and so means and sums, unbiased; the data's variance is the published one less the noise's.
+    Source: Geng, Viswanath 2014, "The optimal mechanism in differential privacy"; gamma for the L1 error, theorem 1 ff.
+    """
+
+    name = "staircase"
+    fractional = True
+
+    @classmethod
+    def scale_for(cls, sensitivity: Fraction, epsilon: float, delta: float | None) -> Fraction:
+        """Laplace's, for reference."""
+        return sensitivity / exact(epsilon)
+
+    @cached_property
+    def law(self) -> Law:
+        epsilon = exact(self.epsilon or 1)
+        return RoundedStaircase(max(1, round(self.scale * epsilon)), epsilon)
+
+    def event(self) -> Event | None:
+        if self.sensitivity is None or self.epsilon is None:
+            return None
+        return Event.pure_dp(self.epsilon).with_slack(self.law.tv_bound)
+
+
 class DiscreteLaplace(Additive):
-    """The two-sided geometric law, P(k) ~ exp(-|k| epsilon / sensitivity) (Ghosh, Roughgarden, Sundararajan 2009)."""
+    """Discrete Laplace noise, the two-sided geometric law.
+
+    Law: x + k, P(k) = tanh(1/2b) exp(-|k|/b) for whole k, b = sensitivity / epsilon in steps.
+    Guarantee: epsilon, for values that differ by at most the sensitivity.
+    Variance: 2 q / (1 - q)^2 steps^2, q = exp(-1/b).
+    Estimator: the value itself, and so means and sums, unbiased; the data's variance is the published one less the noise's.
+    Source: Ghosh, Roughgarden, Sundararajan 2009, "Universally utility-maximizing privacy mechanisms".
+    """
 
     name = "discrete_laplace"
 
@@ -136,7 +207,15 @@ class DiscreteLaplace(Additive):
 
 
 class Gaussian(Additive):
-    """The normal law with the analytic calibration (Balle and Wang 2018), rounded to the lattice, as for Laplace."""
+    """Gaussian noise: the continuous law with the analytic calibration, rounded to the lattice.
+
+    Law: round(x + Z) on the lattice, Z normal with deviation sigma.
+    Guarantee: (epsilon, delta), for values that differ by at most the sensitivity: sigma is the least for which
+        Phi(s/2sigma - epsilon sigma/s) - e^epsilon Phi(-s/2sigma - epsilon sigma/s) <= delta, s the sensitivity.
+    Variance: sigma^2, and step^2 / 12 of rounding, nearly.
+    Estimator: the value itself, and so means and sums, unbiased; the data's variance is the published one less the noise's.
+    Source: Balle and Wang 2018, "Improving the Gaussian mechanism for differential privacy", theorem 8.
+    """
 
     name = "gaussian"
     fractional = True
@@ -157,7 +236,15 @@ class Gaussian(Additive):
 
 
 class DiscreteGaussian(Additive):
-    """The discrete Gaussian, P(k) ~ exp(-k^2 / 2 sigma^2) (Canonne, Kamath, Steinke 2020), by its exact delta."""
+    """Discrete Gaussian noise.
+
+    Law: x + k, P(k) proportional to exp(-k^2 / 2 sigma^2) for whole k.
+    Guarantee: (epsilon, delta), for values that differ by at most the sensitivity: sigma by the law's own delta, summed term
+        by term (theorem 7).
+    Variance: at most sigma^2 steps^2, and nearly that from sigma = 1 on.
+    Estimator: the value itself, and so means and sums, unbiased; the data's variance is the published one less the noise's.
+    Source: Canonne, Kamath, Steinke 2020, "The discrete Gaussian for differential privacy".
+    """
 
     name = "discrete_gaussian"
 
@@ -178,7 +265,14 @@ class DiscreteGaussian(Additive):
 
 
 class Uniform(Additive):
-    """Uniform on [-scale, scale]. It gives no guarantee: it is for augmentation and robustness."""
+    """Uniform noise, for augmentation and robustness.
+
+    Law: x + k, k uniform on the whole steps from -scale to scale.
+    Guarantee: none.
+    Variance: h (h + 1) / 3 steps^2, h the scale in steps.
+    Estimator: the value itself, and so means and sums, unbiased; the data's variance is the published one less the noise's.
+    Source: Lemire 2019, "Fast random integer generation in an interval", for the sampler.
+    """
 
     name = "uniform"
 

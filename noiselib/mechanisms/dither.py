@@ -27,9 +27,10 @@ class Dither:
         uniform on 0..2N-1, a triangle two steps wide; gaussian: normal with half a step's deviation, rounded. Codes are
         4NQ, and of the subtractive kind 4NQ - d.
     Guarantee: none.
-    Variance: of the error, in steps squared. Non-subtractive: tpdf 1/4 for every x, exactly; rpdf f(1-f), f the part of x
-        beyond the level below it, so 1/6 in the mean and up to 1/4; gaussian 1/3, nearly. Subtractive rpdf and tpdf:
-        1/12 for every x, the error being uniform on a step; gaussian nearly so.
+    Variance: of the error, in steps squared. Non-subtractive: tpdf 1/4 for every x, exactly if N is even (else
+        (1 - 1/N^2)/4); rpdf f(1-f), f the part of x beyond the level below it, so 1/6 in the mean and up to 1/4; gaussian
+        1/3, nearly. Subtractive: (1 - 1/N^2)/12 under rpdf, (1 - 1/4N^2)/12 under tpdf, for every x, the error being
+        uniform on a step's points; gaussian nearly so.
     Estimator: the mean as it is: E Q = x/N exactly under rpdf and tpdf; the data's variance is the published one less
         the error's.
     Source: Lipshitz, Wannamaker, Vanderkooy 1992, "Quantization and dither: a theoretical survey"; Wannamaker 2000. On

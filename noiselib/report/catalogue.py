@@ -48,7 +48,13 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "staircase": _additive,
     **{name: [LOCAL] for name in ("duchi", "piecewise", "hybrid", "one_bit_mean", "square_wave")},
     "planar_laplace": [
-        {"longitude": "other", "epsilon": 1.0, "protect_distance": 500, "bounds": [40, 41], "longitude_bounds": [-74, -73]}
+        {
+            "longitude": "other",
+            "epsilon": 1.0,
+            "protect_distance": 500,
+            "bounds": [40, 41],
+            "longitude_bounds": [-74, -73],
+        }
     ],
     **{
         name: _each({"epsilon": 1.0}, _category)
@@ -96,7 +102,9 @@ def _entry(name: str, model: type[Noised]) -> Entry:
         for declaration in EXAMPLES[name]:
             declared = adapter.validate_python({"mechanism": name, **declaration})
             try:
-                plan = plan_column(Context("value", {"value": kind, "other": kind}, private), declared, name == "rappor")
+                plan = plan_column(
+                    Context("value", {"value": kind, "other": kind}, private), declared, name == "rappor"
+                )
             except ValueError:
                 continue
             plans.setdefault(kind, plan)

@@ -27,7 +27,9 @@ def _in_set(codes: dict[str, Any], report: Column, category: Column) -> Column:
 
 def _same_bucket(codes: dict[str, Any], report: Column, category: Column) -> Column:
     seed, prime = report["seed"], F.lit(PRIME).cast("bigint")
-    hashed: Column = (F.shiftright(seed, 31) * category.cast("bigint") + seed.bitwiseAND(prime)) % prime % codes["buckets"]
+    hashed: Column = (
+        (F.shiftright(seed, 31) * category.cast("bigint") + seed.bitwiseAND(prime)) % prime % codes["buckets"]
+    )
     same: Column = hashed == report["report"]
     return same
 
