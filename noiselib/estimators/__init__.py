@@ -19,7 +19,7 @@ from noiselib.estimators.frequencies import (
     rappor,
     transition,
 )
-from noiselib.estimators.histograms import additive_matrix, em, histogram_mean, quantile, square_wave_matrix
+from noiselib.estimators.histograms import additive_matrix, em, histogram_mean, quantile
 from noiselib.estimators.means import (
     additive_mean,
     additive_sum,
@@ -67,7 +67,6 @@ __all__ = [
     "reading_mean",
     "scaled",
     "scaled_covariance",
-    "square_wave_matrix",
     "swap_correlation",
     "swap_mean",
     "transition",

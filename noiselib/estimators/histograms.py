@@ -1,7 +1,8 @@
 """Histograms and quantiles of numbers, from the counts of what was published in cells.
 
 A perturbed histogram is the true one times a matrix of known probabilities, if values lie evenly within their bins (the
-one assumption; with a bin for each lattice point there is none). `frequencies.invert` undoes it without bias: the raw
+one assumption; with a bin for each lattice point there is none): `additive_matrix` of additive noise, and of the square
+wave mechanism its `transition`, transposed. `frequencies.invert` undoes it without bias: the raw
 histogram, whose standard errors tell how little a deconvolution knows where noise is wider than the bins. `em` is the
 named option that looks better: bins >= 0 of sum 1, biased towards smoothness, without standard errors.
 """
@@ -34,30 +35,6 @@ def additive_matrix(bins: Sequence[int], cells: Sequence[int], cdf: Callable[[ND
         below = cdf(np.ceil(edges - 1 - inside[:, None])).mean(0)
         lines.append(np.diff(below, prepend=0.0, append=1.0))
     return np.array(lines)
-
-
-def square_wave_matrix(bins: int, cells: int, half_width: float, ratio: float) -> Floats:
-    """P(report in a cell | value in a bin) of the square wave mechanism: float (bins, cells), both of equal widths.
-
-    Values are in [0, 1], reports in [-b, 1 + b], b = `half_width`; a report has density p within b of the value and q
-    elsewhere, p/q = `ratio` = e^epsilon, 2 b p + q = 1. Source: Li et al. 2020.
-    """
-    b = half_width
-    if not (b > 0 and ratio >= 1):
-        raise ValueError(f"half_width={half_width!r} and ratio={ratio!r}, expected half_width > 0 and ratio >= 1")
-    q = 1 / (2 * b * ratio + 1)
-    edges = -b + np.arange(cells + 1) / cells * (1 + 2 * b)
-    # The near part's mass below an edge y is min(max(y - (x - b), 0), 2b); its mean over a bin is a difference of integrals.
-    ends = np.arange(bins + 1) / bins
-    lifted = _ramp(edges[:, None] + b - ends) - _ramp(edges[:, None] - b - ends)
-    near = -np.diff(lifted, axis=1).T * bins
-    below = q * (edges + b) + (ratio - 1) * q * near
-    return np.diff(below, axis=1)
-
-
-def _ramp(y: Floats) -> Floats:
-    """The integral of max(y, 0)."""
-    return np.asarray(np.maximum(y, 0.0) ** 2 / 2, np.float64)
 
 
 # Named option: expectation maximization

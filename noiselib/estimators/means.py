@@ -80,19 +80,17 @@ def reading_mean(mean: float, variance: float, rows: int, confidence: float = CO
     return normal(mean, variance / rows, confidence)
 
 
-def one_bit_mean(
-    share: float, rows: int, lower: float, upper: float, p: float, q: float, confidence: float = CONFIDENCE
-) -> Estimate:
-    """lower + (upper - lower) (b - q)/(p - q), b the share of ones: a 1 has probability p at `upper`, q at `lower`.
+def one_bit_mean(share: float, rows: int, zero: float, one: float, confidence: float = CONFIDENCE) -> Estimate:
+    """zero + (one - zero) b, b the share of ones, zero and one what the two bits contribute to the mean.
 
-    p = 1 - q = e^epsilon / (e^epsilon + 1). The standard error takes b(1-b) for the mean variance of a bit, which is at
-    most that. Source: Ding, Kulkarni, Yekhanin 2017, "Collecting telemetry data privately".
+    Bounds l and u have one = l + (u - l) e^epsilon / (e^epsilon - 1) and zero = l - (u - l) / (e^epsilon - 1). The standard
+    error takes b(1-b) for the mean variance of a bit, which is at most that.
+    Source: Ding, Kulkarni, Yekhanin 2017, "Collecting telemetry data privately".
     """
     check_rows(rows)
-    if not 0 <= q < p <= 1:
-        raise ValueError(f"p={p!r} and q={q!r}, expected 0 <= q < p <= 1")
-    slope = (upper - lower) / (p - q)
-    return scaled(normal(share, share * (1 - share) / rows, confidence), slope, lower - slope * q)
+    if not zero < one:
+        raise ValueError(f"zero={zero!r} and one={one!r}, expected zero < one")
+    return scaled(normal(share, share * (1 - share) / rows, confidence), one - zero, zero)
 
 
 # Correlated noise
@@ -197,7 +195,8 @@ def impulse_mean(
 def swap_mean(mean: float, variance: float, rows: int, rate: float, confidence: float = CONFIDENCE) -> Estimate:
     """As published: with that rate a value is another row's, drawn from all. Var = rate (2 - rate) s^2 / n."""
     check_rows(rows, 2)
-    _check_rate(rate)
+    if not 0 <= rate <= 1:
+        raise ValueError(f"rate={rate!r}, expected 0 <= rate <= 1")
     return normal(mean, rate * (2 - rate) * variance / rows, confidence)
 
 

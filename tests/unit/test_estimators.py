@@ -174,9 +174,9 @@ def test_means_in_closed_form():
     assert es.additive_sum(300.0, 100, 4.0).standard_error == 20.0
     assert errors(es.vector_mean([1.0, 2.0], 100, 4.0)) == [0.2, 0.2]
     assert es.reading_mean(3.0, 4.0, 100).standard_error == 0.2
-    bit = es.one_bit_mean(0.5, 100, -10.0, 30.0, 0.75, 0.25)
+    bit = es.one_bit_mean(0.5, 100, -30.0, 50.0)  # bounds -10 and 30, and 3/4 and 1/4 for a one
     assert (bit.value, bit.standard_error) == (10.0, 4.0)
-    assert es.one_bit_mean(0.75, 100, -10.0, 30.0, 0.75, 0.25).value == 30.0
+    assert es.one_bit_mean(0.75, 100, -30.0, 50.0).value == 30.0
     masked = es.masked_mean(5.0, 9.0, 25, 100)
     assert (masked.value, masked.standard_error) == (5.0, math.sqrt(9 / 25 * 0.75))
     assert es.masked_mean(5.0, 9.0, 100, 100).standard_error == 0.0
@@ -254,21 +254,18 @@ def test_wide_bins_stand_for_all_their_places():
     np.testing.assert_allclose(found, exact, atol=2e-4)
 
 
-def test_the_square_wave_matrix_by_integration():
-    b, ratio, x = 0.25, math.e, (np.arange(20_000) + 0.5) / 20_000
-    matrix, edges = es.square_wave_matrix(4, 6, b, ratio), -b + np.arange(7) / 6 * 1.5
-    q = 1 / (2 * b * ratio + 1)
-    for j in range(6):
-        near = np.clip(np.minimum(edges[j + 1], x + b) - np.maximum(edges[j], x - b), 0, None)
-        mass = q * 0.25 + (ratio - 1) * q * near
-        np.testing.assert_allclose(matrix[:, j], mass.reshape(4, -1).mean(1), atol=1e-7)
-    np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-12)
-    assert matrix.max() / matrix.min() <= ratio + 1e-9
+def square_wave(bins: int, cells: int) -> np.ndarray:
+    """P(cell | bin): density p within b = 0.2 of the value, q elsewhere, on [-b, 1 + b], at epsilon 2."""
+    b, ratio = 0.2, math.e**2
+    x, edges = (np.arange(bins * 500) + 0.5) / (bins * 500), -b + np.arange(cells + 1) / cells * (1 + 2 * b)
+    near = np.clip(np.minimum(edges[1:], x[:, None] + b) - np.maximum(edges[:-1], x[:, None] - b), 0, None)
+    mass = ((ratio - 1) * near + np.diff(edges)) / (2 * b * ratio + 1)
+    return mass.reshape(bins, 500, cells).mean(1)
 
 
 @pytest.mark.parametrize("smooth", [False, True])
 def test_em_finds_what_was_published(smooth: bool):
-    matrix = es.square_wave_matrix(8, 16, 0.2, math.e**2)
+    matrix = square_wave(8, 16)
     truth = np.exp(-((np.arange(8) - 3) ** 2) / 8)
     truth /= truth.sum()
     found = es.em(truth @ matrix * 1e5, matrix, smooth)
@@ -278,7 +275,7 @@ def test_em_finds_what_was_published(smooth: bool):
 
 
 def test_em_keeps_to_the_simplex_where_inversion_does_not():
-    matrix = es.square_wave_matrix(8, 16, 0.2, math.e**2)
+    matrix = square_wave(8, 16)
     counts = np.random.default_rng(1).multinomial(300, np.eye(8)[2] @ matrix)
     assert invert(counts, matrix).values.min() < 0 <= es.em(counts, matrix).min()
 
@@ -321,12 +318,12 @@ def test_a_quantiles_interval_is_where_the_band_holds_the_share():
         (lambda: es.clip_negative([-1.0]), "values has no positive"),
         (lambda: es.normal(1.0, 1.0, 1.0), "confidence=1.0, expected"),
         (lambda: es.additive_variance(1.0, 1, 1.0, 3.0), "rows=1, expected at least 2"),
-        (lambda: es.one_bit_mean(0.5, 9, 0, 1, 0.2, 0.5), "p=0.2 and q=0.5, expected"),
+        (lambda: es.one_bit_mean(0.5, 9, 1.0, 1.0), "zero=1.0 and one=1.0, expected"),
         (lambda: es.masked_mean(0.5, 1.0, 9, 5), "kept=9, expected at most rows=5"),
         (lambda: es.impulse_mean(0.5, 1.0, 9, 1.0, 0, 1), "rate=1.0, expected"),
         (lambda: es.scaled_covariance([[1.0]], 9, 0.0, True), "alpha=0.0, expected"),
         (lambda: es.dither_error("blue", False, 1.0), "law='blue', expected"),
-        (lambda: es.square_wave_matrix(4, 4, 0.0, 2.0), "half_width=0.0 and ratio=2.0"),
+        (lambda: es.em([1, 2], [[1.0, 0.0]]), "counts where no bin can have come from"),
         (lambda: es.em([1, 2], [[1.0]]), r"counts of shape \(2,\)"),
         (lambda: es.additive_matrix([0, 0], [0, 1], RoundedGaussian(F(1)).cdf), "bins with 2 numbers, expected"),
         (lambda: es.quantile(es.Linear(np.ones(1), np.zeros((1, 1))), [0, 1], 1.0), "share=1.0, expected"),
