@@ -350,8 +350,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in steps.items():
         step = commands.add_parser(name, help=text, description=text)
         _add_selection(step)
-        step.add_argument("--master", help="Spark master, where not run by spark-submit (default: local[*])")
-        step.add_argument("--spark-conf", type=Path, help="Spark settings, in the form of spark-defaults.conf")
+        _add_spark(step)
         if name == "verify":
             step.set_defaults(command=_verify)
         else:
@@ -359,11 +358,19 @@ def _parser() -> argparse.ArgumentParser:
                 "--results", type=Path, default=Path("run_results.json"), help="where run results are written"
             )
             step.set_defaults(command=_walk, step=name)
-    estimate = commands.add_parser("estimate", help="what a published release says about its data, with standard errors")
-    estimate.add_argument("release", metavar="RELEASE", help="a release's id, a pipeline, or the path of a published table")
-    estimate.add_argument("--column", action="append", default=[], metavar="NAME", help="only this column; may be repeated")
+    estimate = commands.add_parser(
+        "estimate", help="what a published release says about its data, with standard errors"
+    )
+    estimate.add_argument(
+        "release", metavar="RELEASE", help="a release's id, a pipeline, or the path of a published table"
+    )
+    estimate.add_argument(
+        "--column", action="append", default=[], metavar="NAME", help="only this column; may be repeated"
+    )
     estimate.add_argument("--confidence", type=float, default=0.95, help="of the intervals (default: 0.95)")
-    estimate.add_argument("--bins", type=int, default=0, help="histograms and quantiles of that many bins, where theory gives them")
+    estimate.add_argument(
+        "--bins", type=int, default=0, help="histograms and quantiles of that many bins, where theory gives them"
+    )
     estimate.add_argument(
         "--option",
         choices=["raw", "simplex", "clip", "em", "ems"],
@@ -371,6 +378,7 @@ def _parser() -> argparse.ArgumentParser:
         help="raw is unbiased (the default); the others are proper distributions, and biased",
     )
     _add_spark(estimate)
+    _add_directory(estimate)
     estimate.set_defaults(command=_estimate)
     plan = commands.add_parser("plan", help="what a run would do and cost; reads no rows, spends nothing")
     _add_selection(plan)
@@ -379,15 +387,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_spark(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--master", help="Spark master, where not run by spark-submit (default: local[*])")
+    parser.add_argument("--spark-conf", type=Path, help="Spark settings, in the form of spark-defaults.conf")
+
+
+def _add_directory(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--directory", type=Path, default=Path(), metavar="DIR", help="work in this directory, as make -C"
+    )
+    parser.add_argument("--json", action="store_true", help="the answer as JSON on stdout")
+
+
 def _add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pipeline", metavar="PIPELINE", help="a spec's path, or its name in conf/pipelines")
     parser.add_argument(
         "--partition", action="append", default=[], metavar="K=V", help="only this partition; may be repeated"
     )
-    parser.add_argument(
-        "--directory", type=Path, default=Path(), metavar="DIR", help="work in this directory, as make -C"
-    )
-    parser.add_argument("--json", action="store_true", help="the answer as JSON on stdout")
+    _add_directory(parser)
 
 
 def _add_tools(commands: Any) -> None:

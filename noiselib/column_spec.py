@@ -316,7 +316,7 @@ class CellKey(Noised):
     """Perturbed counts: by at most `max_noise`, of `variance`, none of 1..`smallest` (ptable's D, V and js)."""
 
     mechanism: Literal["cell_key"]
-    max_noise: Annotated[int, Field(ge=1, le=100)]
+    max_noise: Annotated[int, Field(ge=1, le=50)]
     variance: Positive
     smallest: Annotated[int, Field(ge=0, le=50)] = 0
 

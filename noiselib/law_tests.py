@@ -42,7 +42,8 @@ class LawTest:
     of bounded numbers:    window (the code lies in the true value's window)
     of any:                changed (the code is not 0, or names a donor) · code_is (the code is the threshold)
     Where the probability depends on the point, rows take part by a lot of their own, so that it no longer does:
-    kept, moved (category or count; `lots` by point, the last for all beyond) · upper, lower (a coin's two sides).
+    kept, moved (category or count; `lots` by point, the last for all beyond; -p where a coin of p stands in for what
+    never happens) · upper, lower (a coin's two sides).
     shared: how many rows may carry the same draw (memoized columns); 1 where every row has its own.
     """
 
@@ -147,7 +148,7 @@ def _(mechanism: Any, column: ColumnPlan) -> Iterator[LawTest]:
 
 @_tests_of.register
 def _(mechanism: m.PlanarLaplace, column: ColumnPlan) -> Iterator[LawTest]:
-    yield LawTest("", "northeast", (1 - mechanism.stays) / 4)
+    yield LawTest("", "northeast", (1 - float(mechanism.law.pmf(0, 0))) / 4)
 
 
 @_tests_of.register
@@ -183,16 +184,15 @@ def _(mechanism: m.Transition, column: ColumnPlan) -> Iterator[LawTest]:
 
 @_tests_of.register
 def _(mechanism: m.CellKey, column: ColumnPlan) -> Iterator[LawTest]:
-    yield from _by_lot(mechanism.unchanged[1:], first=1.0)
+    yield from _by_lot(mechanism.unchanged)
 
 
-def _by_lot(kept: Sequence[float], first: float | None = None) -> Iterator[LawTest]:
-    """Tests of how often a point is kept, and moved, where that depends on the point (`first`: of one that never moves)."""
-    before = () if first is None else (0.0,)
+def _by_lot(kept: Sequence[float]) -> Iterator[LawTest]:
+    """Tests of how often a point is kept, and moved, where that depends on the point."""
     for what, chances in (("kept", list(kept)), ("moved", [1 - p for p in kept])):
-        least = min(chances)
-        if least > 1e-3:
-            yield LawTest("", what, least, lots=(*before, *(least / p for p in chances)))
+        least = min((p for p in chances if p > 1e-3), default=0.0)
+        if least:
+            yield LawTest("", what, least, lots=tuple(least / p if p > 1e-3 else -least for p in chances))
 
 
 @_tests_of.register(m.Duchi)

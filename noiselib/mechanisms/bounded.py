@@ -102,9 +102,12 @@ class Bounded:
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
-        """In the column's unit; the reading is by offset, slope and ends."""
+        """In the column's unit, and the lattice exactly; the reading is by offset, slope and ends."""
         reading = self.reading
         return {
+            "step": str(self.step),
+            "lower_steps": self.lower,
+            "upper_steps": self.upper,
             "lower": float(self.lower * self.step),
             "upper": float(self.upper * self.step),
             "granularity": float(self.step),

@@ -17,30 +17,32 @@ from noiselib.column_plan import ColumnPlan, Context, plan_column
 from noiselib.column_spec import MECHANISM_SPECS, MECHANISMS, Additive, ColumnSpec, Noised, mechanism_name
 from noiselib.mechanisms import EstimatedCorrelated, EstimatedPram
 
+Declaration = dict[str, Any]
+
 FIELDS = ("Law", "Guarantee", "Variance", "Estimator", "Source")
 TYPES = (
     "int32", "int64", "float", "double", "decimal(10,2)", "boolean", "string", "date", "timestamp", "timestamp_ntz",
     "binary", "array<float>", "array<double>",
 )  # fmt: skip
 COLOURS = ["red", "green", "blue", "grey"]
-LOCAL = {"epsilon": 1.0, "bounds": [0, 100]}
-AMOUNT = {"scale": 1.0}
+LOCAL: Declaration = {"epsilon": 1.0, "bounds": [0, 100]}
+AMOUNT: Declaration = {"scale": 1.0}
 PRIVATE = "privacy"
 FREE = "microdata, augmentation, robustness, dither"
 
-_additive = [
+_additive: list[Declaration] = [
     {**LOCAL}, {**LOCAL, "granularity": 1}, {"epsilon": 1.0, "protect_distance": 1, "unit": "day"},
     {"epsilon": 1.0, "clip_norm": 1.0, "dimension": 3},
 ]  # fmt: skip
-_category = [{"categories": COLOURS}, {"categories": [1, 2, 3, 4]}, {}]
+_category: list[Declaration] = [{"categories": COLOURS}, {"categories": [1, 2, 3, 4]}, {}]
 
 
-def _each(more: dict[str, Any], declarations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _each(more: Declaration, declarations: list[Declaration]) -> list[Declaration]:
     return [{**declaration, **more} for declaration in declarations]
 
 
 # Declarations to plan, per mechanism: each on every type that takes it. The first one that fits gives draws and distance.
-EXAMPLES: dict[str, list[dict[str, Any]]] = {
+EXAMPLES: dict[str, list[Declaration]] = {
     "laplace": _additive,
     "discrete_laplace": _additive[1:],
     "gaussian": _each({"delta": 1e-6}, _additive),
@@ -96,7 +98,7 @@ def catalogue() -> list[Entry]:
 
 
 def _entry(name: str, model: type[Noised]) -> Entry:
-    adapter, plans = TypeAdapter(ColumnSpec), {}
+    adapter, plans = TypeAdapter(ColumnSpec), dict[str, ColumnPlan]()
     private = any("epsilon" in d for d in EXAMPLES[name]) or name == "rappor"
     for kind in TYPES:
         for declaration in EXAMPLES[name]:

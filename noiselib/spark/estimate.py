@@ -159,7 +159,7 @@ def _rappor(column: Published) -> Readings:
         sizes[row["cohort"]] = row["count"]
     for row in rows.select(cohort.alias("cohort"), bit.alias("bit")).groupBy("cohort", "bit").count().collect():
         seen[row["cohort"], row["bit"]] = row["count"]
-    p, q = map(float, mechanism.bit_support)
+    p, q = map(float, mechanism.support)
     confidence = column.asked.confidence
     if mechanism.bits is None and mechanism.cohorts == 1:
         yield from _named(column, estimators.frequencies(seen[0].astype(int).tolist(), int(sizes[0]), p, q, confidence))
@@ -240,7 +240,7 @@ def _additive_histogram(column: Published, law: Any, step: Fraction) -> Readings
 def _square_wave(column: Published) -> Readings:
     parameters, count = column.parameters, column.asked.bins or 32
     mechanism = m.SquareWave(
-        Fraction(parameters["step"]), parameters["lower"], parameters["upper"], parameters["epsilon"]
+        Fraction(parameters["step"]), parameters["lower_steps"], parameters["upper_steps"], parameters["epsilon"]
     )
     codes = F.rint((column.value - F.lit(mechanism.reading.offset)) / F.lit(mechanism.reading.slope)).cast("bigint")
     total, outputs = mechanism.reading.codes, 2 * count
@@ -287,10 +287,8 @@ def _reading(column: Published) -> Readings:
 def _one_bit(column: Published) -> Readings:
     row = column.rows.agg(F.count(column.value), F.count_if(column.value)).first()
     assert row is not None
-    parameters = column.parameters
-    low, high = (float(Fraction(parameters["step"])) * parameters[end] for end in ("lower", "upper"))
-    p, q = parameters["p"], parameters["q"]
-    yield "mean", None, estimators.one_bit_mean(row[1] / row[0], row[0], low, high, p, q, column.asked.confidence)
+    zero, one = column.parameters["values"]
+    yield "mean", None, estimators.one_bit_mean(row[1] / row[0], row[0], zero, one, column.asked.confidence)
 
 
 def _vector(column: Published) -> Readings:

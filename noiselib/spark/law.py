@@ -130,7 +130,10 @@ def _read_by_code(tests: Sequence[LawTest], plan: Plan) -> set[str]:
 def _condition(test: LawTest, plan: Plan) -> Column:
     column = plan.column(test.column)
     met = _CONDITIONS[test.what](test, column, plan)
-    return met & (F.rand(1) < _lot(test, column)) if test.lots or test.what in ("upper", "lower") else met
+    if not test.lots and test.what not in ("upper", "lower"):
+        return met
+    lot, drawn = _lot(test, column), F.rand(1)
+    return F.when(lot < 0, drawn < -lot).otherwise(met & (drawn < lot))
 
 
 def _point(column: ColumnPlan) -> Column:
