@@ -2,9 +2,10 @@
 
 A perturbed histogram is the true one times a matrix of known probabilities, if values lie evenly within their bins (the
 one assumption; with a bin for each lattice point there is none): `additive_matrix` of additive noise, and of the square
-wave mechanism its `transition`, transposed. `frequencies.invert` undoes it without bias: the raw
-histogram, whose standard errors tell how little a deconvolution knows where noise is wider than the bins. `em` is the
-named option that looks better: bins >= 0 of sum 1, biased towards smoothness, without standard errors.
+wave mechanism its `transition`, transposed. `invert` undoes it without bias: the raw histogram, whose standard errors
+tell how little a deconvolution knows where noise is wider than the bins. They count the place within a bin as chance;
+for fixed data it is not, so they are conservative where bins are wider than the noise. `em` is the named option that
+looks better: bins >= 0 of sum 1, biased towards smoothness, without standard errors.
 """
 
 from __future__ import annotations

@@ -43,6 +43,14 @@ def test_no_two_clipped_vectors_are_further_apart_than_the_sensitivity(order: in
         assert max(sum(abs(int(x)) for x in row) for row in apart) <= bound
 
 
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_missing_clip_breaks_the_bound(order: int):
+    """The negative control: vectors a quarter longer than the norm are further apart."""
+    vectors = np.array([[12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]])
+    points = clipped(vectors, 1e9, order, F(1, 64))
+    assert np.linalg.norm(points[0] - points[1], order) > sensitivity(3, F(1, 64), 9.5, order)
+
+
 def test_the_rounding_is_reached():
     """2 vectors of 4 components at half steps: sqrt(4) steps in L2, 4 in L1, more than the unrounded distance."""
     low, high = np.full((1, 4), -0.4999999), np.full((1, 4), 0.5000001)
