@@ -1,6 +1,6 @@
-"""Noise for augmentation and robustness: what happens to a value does not depend on it, or only by a factor.
+"""Noise for augmentation and robustness that depends on the value: multiplied, dropped, replaced, swapped. No guarantees.
 
-None of these makes a privacy claim. Their codes say what happens; the value itself never goes to a worker.
+The draw itself takes no value: a code says what is to happen to it, by what factor, or what takes its place.
 """
 
 from __future__ import annotations
@@ -15,212 +15,242 @@ import numpy as np
 from numpy.typing import NDArray
 
 from noiselib.mechanisms.additive import exact
-from noiselib.noise.discrete import RoundedGaussian
+from noiselib.mechanisms.categorical import in_chunks
+from noiselib.noise import discrete
 from noiselib.noise.integers import COIN, coin, uniform_below
 from noiselib.noise.stream import Stream
 
 Ints = NDArray[np.int64]
 
-FACTOR_STEPS = 2**20  # a factor is 1 + code / 2^20
+FACTOR_BITS = 20  # code m of a factor stands for 1 + m / 2^20
+MAX_ROWS = 2**32 - 1
+
+
+class Free:
+    """What these mechanisms have in common: one code a row, and no guarantee."""
+
+    @property
+    def width(self) -> int:
+        return 1
+
+    def event(self) -> None:
+        return None
+
+
+# ---- multiplied ------------------------------------------------------------------------------------------------------
+
+
+class Multiplied(Free):
+    """A value times 1 + m/2^20, with m from the `law`."""
+
+    @property
+    def deviation(self) -> float:
+        """Of the factor: sigma."""
+        raise NotImplementedError
+
+    @cached_property
+    def law(self) -> discrete.RoundedGaussian:
+        """Of m."""
+        return discrete.RoundedGaussian(exact(self.deviation) * 2**FACTOR_BITS)
+
+    @property
+    def tv_bound(self) -> float:
+        return self.law.tv_bound
+
+    @property
+    def draws(self) -> int:
+        return self.law.draws
+
+    def perturb(self, points: Ints, stream: Stream) -> Ints:
+        """m for each row, int64 (n,), whatever the points are."""
+        return self.law.sample(stream)
+
+    @staticmethod
+    def multiply(values: Ints, codes: Ints) -> Ints:
+        """rint(x (1 + m/2^20)) for whole numbers |x| <= 2^52, if that is within int64: one multiplication in float64."""
+        factor = 1.0 + codes * 2.0**-FACTOR_BITS
+        return np.rint(values.astype(np.float64) * factor).astype(np.int64)
+
+    @property
+    def factor_variance(self) -> float:
+        return math.ldexp(self.law.variance, -2 * FACTOR_BITS)
 
 
 @dataclass(frozen=True)
-class MultiplicativeGaussian:
-    """Multiplicative noise, also called speckle.
+class MultiplicativeGaussian(Multiplied):
+    """Multiplicative Gaussian noise: a value times a factor near 1.
 
-    Law: x (1 + M / 2^20), M the normal law of deviation sigma 2^20, rounded to whole numbers; codes are M.
-    Guarantee: none.
-    Variance: x^2 sigma^2.
-    Estimator: the mean as it is; the second moment is the published one / (1 + sigma^2).
-    Source: Hendrycks and Dietterich 2019 (speckle noise); in disclosure control Kim and Winkler 2003.
+    Law: x (1 + m/2^20), one float64 multiplication, integers rounded to the nearest; m is normal with deviation 2^20 sigma,
+    rounded to the nearest integer. The code is m: the factor's law is the same for every value.
+    Guarantee: none; a value of 0 stays 0.
+    Variance: sigma^2 x^2 for a value x, and 2^-40/12 x^2 of rounding m, nearly.
+    Estimator: the mean is unbiased as published; the data's second moment is the published one over 1 + sigma^2.
+    Source: Kim, Winkler 2003, "Multiplicative noise for masking continuous data"; speckle noise, of images.
 
-    sigma: of the factor, above 0, at most 2^10
+    sigma: the factor's deviation, 2^-20 to 2^20
     """
 
     name: ClassVar[str] = "multiplicative_gaussian"
-    width: ClassVar[int] = 1
-    draws: ClassVar[int] = 1
     sigma: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma <= 2**10:
-            raise ValueError(f"sigma={self.sigma!r}, expected 0 < sigma <= 1024")
-
-    @cached_property
-    def law(self) -> RoundedGaussian:
-        return RoundedGaussian(exact(self.sigma) * FACTOR_STEPS)
+        if not 2**-FACTOR_BITS <= self.sigma <= 2**20:
+            raise ValueError(f"sigma={self.sigma}, expected 2^-20 <= sigma <= 2^20")
 
     @property
-    def tv_bound(self) -> float:
-        return self.law.tv_bound
-
-    def perturb(self, points: Ints, stream: Stream) -> Ints:
-        """M per row, int64 (n,); `points` only bind the words."""
-        return self.law.sample(stream)
-
-    def event(self) -> None:
-        return None
+    def deviation(self) -> float:
+        return self.sigma
 
     def describe(self) -> dict[str, Any]:
-        return {"sigma": self.sigma}
+        return {"sigma": self.sigma, "factor_variance": self.factor_variance}
 
 
 @dataclass(frozen=True)
-class GaussianDropout:
-    """Gaussian dropout: multiplicative noise with the variance that dropping values with a rate would have.
+class GaussianDropout(Multiplied):
+    """Gaussian dropout: multiplicative Gaussian noise with the variance that dropping values at a rate has.
 
-    Law: x (1 + M / 2^20), as multiplicative Gaussian noise with sigma^2 = rate / (1 - rate), read as a rational
-        square root with 64 bits.
-    Guarantee: none.
-    Variance: x^2 rate / (1 - rate).
-    Estimator: the mean as it is; the second moment is the published one times 1 - rate.
-    Source: Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov 2014, section 10.
+    Law: x (1 + m/2^20), one float64 multiplication, integers rounded to the nearest; m is normal with deviation 2^20 sigma,
+    rounded to the nearest integer; sigma^2 = rate/(1 - rate), the variance of a factor that is 0 with probability rate and
+    1/(1 - rate) otherwise. The code is m.
+    Guarantee: none; a value of 0 stays 0.
+    Variance: rate/(1 - rate) x^2 for a value x, and 2^-40/12 x^2 of rounding m, nearly.
+    Estimator: the mean is unbiased as published; the data's second moment is the published one times 1 - rate.
+    Source: Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov 2014, "Dropout", section 10 (sigma^2 = (1-p)/p, p being
+    the probability of keeping).
 
-    rate: between 0 and 1
+    rate: the probability of dropping that it stands for, 2^-40 to 1 - 2^-40
     """
 
     name: ClassVar[str] = "gaussian_dropout"
-    width: ClassVar[int] = 1
-    draws: ClassVar[int] = 1
     rate: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate < 1:
-            raise ValueError(f"rate={self.rate!r}, expected 0 < rate < 1")
+        if not 2.0**-40 <= self.rate <= 1 - 2.0**-40:
+            raise ValueError(f"rate={self.rate}, expected 2^-40 <= rate <= 1 - 2^-40")
 
     @property
-    def sigma(self) -> float:
+    def deviation(self) -> float:
         rate = exact(self.rate)
-        return float(_root(rate / (1 - rate)))
+        return math.sqrt(rate / (1 - rate))  # a correctly rounded quotient and its root: the same everywhere
+
+    def describe(self) -> dict[str, Any]:
+        return {"rate": self.rate, "sigma": self.deviation, "factor_variance": self.factor_variance}
+
+
+# ---- at a rate -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rated(Free):
+    """Something that happens to a row with a probability.
+
+    rate: 0 to 1
+    """
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate <= 1:
+            raise ValueError(f"rate={self.rate}, expected 0 <= rate <= 1")
 
     @cached_property
-    def law(self) -> RoundedGaussian:
-        rate = exact(self.rate)
-        return RoundedGaussian(_root(rate / (1 - rate)) * FACTOR_STEPS)
+    def probability(self) -> Fraction:
+        return exact(self.rate)
 
     @property
     def tv_bound(self) -> float:
-        return self.law.tv_bound
+        return COIN
+
+    @property
+    def draws(self) -> int:
+        return 1
 
     def perturb(self, points: Ints, stream: Stream) -> Ints:
-        """M per row, int64 (n,); `points` only bind the words."""
-        return self.law.sample(stream)
+        """The codes, int64 (n,)."""
+        return in_chunks(self._draw, 1, points, stream)
 
-    def event(self) -> None:
-        return None
+    def _draw(self, points: Ints, part: Stream) -> Ints:
+        raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
-        return {"rate": self.rate, "sigma": self.sigma}
-
-
-def _root(square: Fraction) -> Fraction:
-    """The square root, rounded down to a multiple of 2^-64: the same number everywhere."""
-    return Fraction(math.isqrt(square.numerator * 2**128 // square.denominator), 2**64)
+        return {"rate": self.rate}
 
 
 @dataclass(frozen=True)
-class Masking:
-    """Masking: a value is taken away.
+class Masking(Rated):
+    """Masking: a value is removed, or replaced by a fixed one.
 
-    Law: code 1 (masked) with probability `rate`, else 0.
+    Law: code 1, masked, with probability rate, else 0, whatever the value.
     Guarantee: none.
-    Variance: that of leaving out a random share of the rows.
-    Estimator: the mean of what is left.
-    Source: Vincent, Larochelle, Bengio, Manzagol 2008, "Extracting and composing robust features with denoising autoencoders".
+    Variance: of a value masked by a constant c: rate (1 - rate) (x - c)^2.
+    Estimator: what is left is missing completely at random: means and frequencies over the rows left are unbiased; with a
+    constant c in their place the mean is (published mean - rate c)/(1 - rate).
+    Source: Rubin 1976, "Inference and missing data"; Vincent, Larochelle, Bengio, Manzagol 2008 (denoising autoencoders).
 
-    rate: above 0, at most 1
+    rate: 0 to 1
     """
 
     name: ClassVar[str] = "masking"
-    width: ClassVar[int] = 1
-    draws: ClassVar[int] = 1
-    tv_bound: ClassVar[float] = COIN
-    rate: float
 
-    def __post_init__(self) -> None:
-        _check_rate(self.rate)
-
-    def perturb(self, points: Ints, stream: Stream) -> Ints:
-        """0 or 1 per row, int64 (n,); `points` only bind the words."""
-        return coin(stream.words(0)[:, 0], exact(self.rate)).astype(np.int64)
-
-    def event(self) -> None:
-        return None
-
-    def describe(self) -> dict[str, Any]:
-        return {"rate": self.rate}
+    def _draw(self, points: Ints, part: Stream) -> Ints:
+        return coin(part.words(0)[:, 0], self.probability).astype(np.int64)
 
 
 @dataclass(frozen=True)
-class Impulse:
-    """Impulse noise, salt and pepper: the least or the greatest value in a value's place.
+class Impulse(Rated):
+    """Impulse noise, salt and pepper: a value becomes the least or the greatest one.
 
-    Law: code 1 (the lower bound) and 2 (the upper one) with probability rate / 2 each, else 0 (kept).
+    Law: code 0, the value stays, with probability 1 - rate; 1, the lower bound, and 2, the upper bound, with rate/2 each.
     Guarantee: none.
-    Variance: given x, of the published value: rate (u^2 + l^2) / 2 + (1 - rate) x^2 less the squared mean, l and u the bounds.
-    Estimator: (published mean - rate (l + u) / 2) / (1 - rate).
-    Source: Hendrycks and Dietterich 2019 (impulse noise).
+    Variance: with bounds a and b for a value x, rate ((x-a)^2 + (x-b)^2)/2 - (rate (x - (a+b)/2))^2.
+    Estimator: the mean is (published mean - rate (a + b)/2)/(1 - rate).
+    Source: Gonzalez, Woods, "Digital image processing", section 5.2; Hendrycks, Dietterich 2019.
 
-    rate: above 0, at most 1
+    rate: 0 to 1
     """
 
     name: ClassVar[str] = "impulse"
-    width: ClassVar[int] = 1
-    draws: ClassVar[int] = 1
-    tv_bound: ClassVar[float] = COIN
-    rate: float
 
-    def __post_init__(self) -> None:
-        _check_rate(self.rate)
-
-    def perturb(self, points: Ints, stream: Stream) -> Ints:
-        """0, 1 or 2 per row, int64 (n,); `points` only bind the words."""
-        words = stream.words(0)
-        side = (words[:, 1] & np.uint64(1)).astype(np.int64) + 1
-        return np.where(coin(words[:, 0], exact(self.rate)), side, 0)
-
-    def event(self) -> None:
-        return None
-
-    def describe(self) -> dict[str, Any]:
-        return {"rate": self.rate}
+    def _draw(self, points: Ints, part: Stream) -> Ints:
+        words = part.words(0)
+        codes = (words[:, 1] >> np.uint64(63)).view(np.int64)
+        codes += 1
+        codes *= coin(words[:, 0], self.probability)
+        return codes
 
 
 @dataclass(frozen=True)
-class Swap:
-    """Swap noise: another row's value, so that the column's marginal is that of the data.
+class Swap(Rated):
+    """Swap noise: a value is replaced by that of a row drawn from the same release, itself included.
 
-    Law: with probability `rate` the code is a row number uniform on 0..n-1 (the row's own among them), else -1. Points are n.
+    Law: with probability rate the code is uniform on 0..n-1, the donor's row, n being the rows in the release, which are the
+    points; else -1. So a value becomes a draw from the column's empirical law, independently of the other columns.
     Guarantee: none.
-    Variance: 2 rate times the data's, of a published value about its true one.
-    Estimator: means and marginals as they are; the correlation of two columns is the published one over the product of
-        their 1 - rate, as the correlation of a value with its true one is 1 - rate.
-    Source: Jahrer 2017 (swap noise for tabular denoising autoencoders); Yoon, Zhang, Jordon, van der Schaar 2020, "VIME".
+    Variance: for a value x, (1 - rate) x^2 + rate m2 - ((1 - rate) x + rate m)^2, m and m2 the column's mean and mean square.
+    Estimator: mean and marginal are unbiased as published. The covariance of two columns is the published one over
+    (1 - rate)^2, with their own rates; the correlation of a column with its true values is 1 - rate, up to 1/n.
+    Source: Dalenius, Reiss 1982, "Data-swapping", with one-way swaps; Yoon et al. 2020 (VIME) for augmentation.
 
-    rate: above 0, at most 1
+    rate: 0 to 1
     """
 
     name: ClassVar[str] = "swap"
-    width: ClassVar[int] = 1
-    draws: ClassVar[int] = 2
-    tv_bound: ClassVar[float] = 2 * COIN
-    rate: float
 
-    def __post_init__(self) -> None:
-        _check_rate(self.rate)
+    @property
+    def tv_bound(self) -> float:
+        """The coin's and the uniform donor's."""
+        return 2 * COIN
+
+    @property
+    def draws(self) -> int:
+        return 2
 
     def perturb(self, points: Ints, stream: Stream) -> Ints:
-        """Row numbers or -1, int64 (n,); `points` are the number of rows, 1 to 2^32 - 1."""
-        swapped = coin(stream.words(0)[:, 0], exact(self.rate))
-        return np.where(swapped, uniform_below(stream.words(1), points), -1)
+        """Donors, or -1, int64 (n,), of points from 1 to 2^32 - 1: the rows in the release."""
+        if len(points) and not (points.min() >= 1 and points.max() <= MAX_ROWS):
+            raise ValueError(f"points={points.min()}..{points.max()}, expected 1 to 2^32 - 1 rows in a release")
+        return super().perturb(points, stream)
 
-    def event(self) -> None:
-        return None
-
-    def describe(self) -> dict[str, Any]:
-        return {"rate": self.rate}
-
-
-def _check_rate(rate: float) -> None:
-    if not 0 < rate <= 1:
-        raise ValueError(f"rate={rate!r}, expected 0 < rate <= 1")
+    def _draw(self, points: Ints, part: Stream) -> Ints:
+        donors = uniform_below(part.words(1), points)
+        return np.where(coin(part.words(0)[:, 0], self.probability), donors, -1)
