@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, lru_cache
 
@@ -58,18 +58,21 @@ class PlanarLaplace:
         out = np.empty((len(stream), 2), np.int64)
         rows, attempt = np.arange(len(stream)), 0
         while len(rows):
-            streams = stream.use(f"east {attempt}"), stream.use(f"north {attempt}"), stream
-            accepted = [self._attempt(streams, rows[i : i + CHUNK], attempt, out) for i in range(0, len(rows), CHUNK)]
+            keys = stream.use(f"east {attempt}").key, stream.use(f"north {attempt}").key
+            accepted = [
+                self._attempt(stream[some], keys, attempt, some, out)
+                for some in (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
+            ]
             rows, attempt = rows[~np.concatenate(accepted)], attempt + 1
         return out
 
     def _attempt(
-        self, streams: tuple[Stream, Stream, Stream], rows: NDArray[np.intp], attempt: int, out: Ints
+        self, part: Stream, keys: tuple[bytes, bytes], attempt: int, rows: NDArray[np.intp], out: Ints
     ) -> NDArray[np.bool_]:
-        east, north, coins = (stream[rows] for stream in streams)
-        x, y = self.proposal.sample(east), self.proposal.sample(north)
-        out[rows, 0], out[rows, 1] = x, y  # a rejected row is written again by a later attempt
-        uniform = (coins.words(attempt)[:, 0] >> np.uint64(11)).astype(np.float64)
+        """Whether each row of `part` is accepted; its proposal goes to `rows` of `out`, to be written again if not."""
+        x, y = (self.proposal.sample(replace(part, key=key)) for key in keys)
+        out[rows, 0], out[rows, 1] = x, y
+        uniform = (part.words(attempt)[:, 0] >> np.uint64(11)).astype(np.float64)
         accepted: NDArray[np.bool_] = uniform < self._acceptance(x, y) * 2.0**53
         return accepted
 
