@@ -19,7 +19,7 @@ from noiselib.estimators.frequencies import (
     rappor,
     transition,
 )
-from noiselib.estimators.histograms import additive_matrix, em, histogram_mean, quantile
+from noiselib.estimators.histograms import additive_matrix, em, histogram_mean, plain_quantile, quantile
 from noiselib.estimators.means import (
     additive_mean,
     additive_sum,
@@ -61,6 +61,7 @@ __all__ = [
     "multiplicative_second_moment",
     "normal",
     "one_bit_mean",
+    "plain_quantile",
     "project_simplex",
     "quantile",
     "rappor",

@@ -107,10 +107,16 @@ def quantile(histogram: Linear, edges: Sequence[float], share: float, confidence
     below = sums @ histogram.values
     errors = np.sqrt(np.maximum(0.0, np.einsum("ij,jk,ik->i", sums, histogram.covariance, sums)))
     z = z_value(confidence)
-    value = _meet(_monotone(below), ends, share)
+    value = plain_quantile(histogram.values, edges, share)
     low = _meet(np.maximum.accumulate(below + z * errors), ends, share)
     high = _meet(np.minimum.accumulate((below - z * errors)[::-1])[::-1], ends, share)
     return Estimate(value, (high - low) / (2 * z), low, high, confidence)
+
+
+def plain_quantile(values: ArrayLike, edges: Sequence[float], share: float) -> float:
+    """The same value, of any histogram, one by `em` too: without an error, as there is none to be had."""
+    ends = _rising("edges", edges)
+    return _meet(_monotone(np.concatenate([[0.0], np.cumsum(np.asarray(values, np.float64))])), ends, share)
 
 
 def _monotone(below: Floats) -> Floats:

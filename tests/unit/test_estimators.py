@@ -286,6 +286,7 @@ def test_quantiles_and_mean_of_a_histogram():
     for share, place in ((0.05, 5.0), (0.3, 20.0), (0.5, 30.0), (0.85, 45.0)):
         found = es.quantile(exact, edges, share)
         assert (found.value, found.low, found.high) == pytest.approx((place, place, place))
+        assert es.plain_quantile(exact.values, edges, share) == found.value
     assert es.histogram_mean(exact, edges).value == pytest.approx(0.5 + 3 + 12 + 13.5)
 
 
