@@ -22,6 +22,7 @@ from noiselib.noise.stream import Stream
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
+PI = Fraction("3.14159265358979323846264338327950288419716939937511")
 EARTH_RADIUS = 6_371_008.8  # metres: the mean radius of WGS 84; distances are those of great circles on this sphere
 LIMIT = 2**31
 DIAGONAL = planar.ROOT_2 * (
@@ -138,6 +139,18 @@ class PlanarLaplace:
         }
 
 
+def _cosine(angle: Fraction) -> Fraction:
+    """Of 0 to pi/2 radians, by its series in fixed point, within 2^-110: no library's cosine, which differ in last bits."""
+    one = 1 << 120
+    square = math.floor(angle**2 * one)
+    term, total, n = one, 0, 0
+    while term:
+        total += term if n % 4 == 0 else -term
+        n += 2
+        term = term * square // (n * (n - 1) << 120)
+    return Fraction(total, one)
+
+
 @dataclass(frozen=True)
 class Region:
     """A box of latitudes and longitudes, and its projection to metres, in which no two places are too far apart.
@@ -174,24 +187,25 @@ class Region:
             raise ValueError(f"latitude={self.latitude!r}, expected -90 < low <= high < 90")
         if not -180 <= west <= 180 or not west <= east < west + 360:
             raise ValueError(f"longitude={self.longitude!r}, expected -180 <= low <= 180, low <= high < low + 360")
-        if not 0 < self.distance < math.inf or self._farthest_latitude >= math.pi / 2:
+        if not 0 < self.distance < math.inf or self._farthest_latitude >= PI / 2:
             raise ValueError(f"distance={self.distance!r}, expected > 0 metres and less than that to the nearer pole")
         if (360 - (east - west)) * self.metres_per_degree[1] <= self.distance * 1.000001:
             raise ValueError(
                 f"longitude={self.longitude!r}, expected a gap of more than distance={self.distance!r} metres "
-                f"at latitude {math.degrees(self._farthest_latitude):.4f} between its ends round the other way"
+                f"at latitude {float(self._farthest_latitude * 180 / PI):.4f} between its ends round the other way"
             )
 
     @property
-    def _farthest_latitude(self) -> float:
+    def _farthest_latitude(self) -> Fraction:
         """In radians, of the box and `distance` beyond."""
-        return math.radians(max(abs(self.latitude[0]), abs(self.latitude[1]))) + self.distance / EARTH_RADIUS
+        degrees = max(abs(exact(latitude)) for latitude in self.latitude)
+        return degrees * PI / 180 + exact(self.distance) / exact(EARTH_RADIUS)
 
     @property
     def metres_per_degree(self) -> tuple[float, float]:
-        """(north, east): of latitude and of longitude."""
-        north = EARTH_RADIUS * math.pi / 180
-        return north, north * math.cos(self._farthest_latitude)
+        """(north, east): of latitude and of longitude. Rounded once each, so that they are the same on every machine."""
+        north = exact(EARTH_RADIUS) * PI / 180
+        return float(north), float(north * _cosine(self._farthest_latitude))
 
     @property
     def middle(self) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 
-from noiselib.mechanisms.planar import EARTH_RADIUS, PlanarLaplace, Region, default_step, pack, unpack
+from noiselib.mechanisms.planar import EARTH_RADIUS, PlanarLaplace, Region, _cosine, default_step, pack, unpack
 from noiselib.noise import Stream, derive, discrete, encode_bigint, planar, row_tags
 
 MASTER = bytes(range(32))
@@ -228,6 +228,19 @@ def test_lattice_distances_do_not_exceed_true_ones(latitude, longitude, distance
     points = [np.stack(unpack(region.to_points(p[:, 0], p[:, 1], step)), 1) for p in (a, b)]
     steps = np.hypot(*(points[1] - points[0]).T)[keep]
     assert steps.max() <= PlanarLaplace(step, distance, 1.0).sensitivity
+
+
+@pytest.mark.parametrize("angle", [F(0), F(1, 10**6), F(1, 3), F(1), F(3, 2), F("1.5707963267948966")], ids=str)
+def test_the_cosine_is_within_its_bound(angle: F):
+    with mp.workdps(50):
+        found, exact = _cosine(angle), mp.cos(mp.mpf(angle.numerator) / angle.denominator)
+        assert abs(mp.mpf(found.numerator) / found.denominator - exact) < mp.mpf(2) ** -110
+
+
+def test_metres_per_degree_are_pinned():
+    """The same on every machine: they decide which lattice point a place is."""
+    region = Region((40.4, 41.0), (-74.3, -73.7), 500.0)
+    assert region.metres_per_degree == (111195.0802335329, 83914.2668723817)
 
 
 def test_a_cosine_from_the_middle_of_the_box_would_break_the_claim():
