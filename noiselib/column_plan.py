@@ -180,8 +180,9 @@ def _(declared: c.Additive, context: Context) -> Treated:
         return _vectors(declared, context)
     mechanism = m.ADDITIVE[declared.mechanism]  # type: ignore[attr-defined]
     unit = _unit(kind, mechanism.name, declared.unit)
-    if unit is not None and mechanism.fractional and not _is_time(kind) and kind.startswith("int"):
-        raise ValueError(f"{mechanism.name} draws fractions but the type is {kind}: use discrete_{mechanism.name}")
+    discrete = f"discrete_{mechanism.name}"
+    if kind.startswith("int") and discrete in m.ADDITIVE:
+        raise ValueError(f"{mechanism.name} draws fractions but the type is {kind}: use {discrete}")
     if _is_time(kind) and declared.bounds is not None:
         raise ValueError(f"bounds on type {kind}: expected protect_distance, in {declared.unit}s")
     step = _additive_step(unit, mechanism, declared, kind)
@@ -363,12 +364,12 @@ def _(declared: c.PlanarLaplace, context: Context) -> Treated:
         raise ValueError(f"longitude {other!r}: not among the columns {', '.join(context.types)}")
     step = _given(declared) or m.metre_step(declared.protect_distance)
     region = m.Region(declared.bounds, declared.longitude_bounds, declared.protect_distance)
-    north, east = region.metres_per_degree
+    north, east = region.steps_per_degree(step)
     places = e.Places(
         context.name,
         other,
-        float(step) / north,
-        float(step) / east,
+        1 / north,
+        1 / east,
         region.middle,
         (float(declared.bounds[0]), float(declared.bounds[1])),
         (float(declared.longitude_bounds[0]), float(declared.longitude_bounds[1])),

@@ -224,6 +224,8 @@ def describe_column(column: ColumnPlan, rows: int) -> dict[str, Any]:
         return entry
     mechanism, errors = column.mechanism, expected_errors(column, rows)
     entry |= {"mechanism": mechanism.name, "memoized": column.memoized, "parameters": mechanism.describe()}
+    if getattr(column.declared, "bounds", None) is not None:
+        entry["bounds"] = list(column.declared.bounds)  # type: ignore[union-attr]
     if errors is not None:
         entry |= {"expected_error_value": errors[0], "expected_error_mean": errors[1]}
     event = mechanism.event()

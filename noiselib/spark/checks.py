@@ -15,6 +15,7 @@ from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # read at import: no events leave the machine
 try:
@@ -76,7 +77,7 @@ def validate(rows: DataFrame, plan: Plan, staged: dict[str, Any]) -> list[dict[s
     """The verdicts of the derived suite and the spec's own checks on the staged `rows`."""
     indicators = _indicators(plan, staged)
     view = rows.select("*", *[test.cast("int").alias(name) for name, test, _, _ in indicators])
-    columns = [*(name for name, _ in plan.published), *(name for name, *_ in indicators)]
+    columns = [*(name for name, _ in plan.published), *(name for name, *_ in indicators), *_nested(rows)]
     expectations: list[tuple[str, str | None, str, Expectation]] = [
         ("row_count", None, "error", gxe.ExpectTableRowCountToEqual(value=staged["rows"])),
         ("schema", None, "error", gxe.ExpectTableColumnsToMatchSet(column_set=columns, exact_match=True)),
@@ -98,6 +99,12 @@ def validate(rows: DataFrame, plan: Plan, staged: dict[str, Any]) -> list[dict[s
         expectations.append((check.expect, check.column, check.severity, _spec_check(check)))
     schema = _verdict("types", None, "error", _types(rows) == dict(plan.published))
     return [schema, *_run(view, expectations)]
+
+
+def _nested(rows: DataFrame) -> list[str]:
+    """Fields of structs, which Great Expectations counts among the columns. Their names are part of the `types` verdict."""
+    structs = [field for field in rows.schema if isinstance(field.dataType, StructType)]
+    return [f"{struct.name}.{field.name}" for struct in structs for field in struct.dataType.fields]
 
 
 def _run(view: DataFrame, expectations: Sequence[tuple[str, str | None, str, Expectation]]) -> list[dict[str, Any]]:

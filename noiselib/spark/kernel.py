@@ -52,11 +52,15 @@ def _resolve(reference: str, key_id: str) -> NoiseKey:
 
 @dataclass(frozen=True)
 class Noise:
-    """One column's noise: `name` and `law` choose its key, `mechanisms` are one for all releases, or one for each."""
+    """One column's noise: `name` and `law` choose its key, `mechanisms` are one for all releases, or one for each.
+
+    shared: whether columns share their words, which then cannot be bound to the values of one
+    """
 
     name: str
     law: str
     mechanisms: tuple[Mechanism, ...]
+    shared: bool = False
 
     @property
     def returns(self) -> str:
@@ -72,7 +76,8 @@ def noise_udf(source: KeySource, noise: Noise) -> Udf:
     def draw(ordinal: int, encoded: Blocks, points: Ints) -> Ints:
         keys = ReleaseKeys(source.master(), source.release_ids[ordinal])
         tags = row_tags(keys.row(), encoded)
-        return noise.mechanism(ordinal).perturb(points, _stream(keys.column(noise.name, noise.law), tags, points))
+        bound = np.zeros_like(points) if noise.shared else points
+        return noise.mechanism(ordinal).perturb(points, _stream(keys.column(noise.name, noise.law), tags, bound))
 
     @_udf(noise.returns)
     def perturb(ordinal: pd.Series, *columns: pd.Series) -> pd.Series:

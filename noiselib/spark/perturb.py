@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from noiselib.column_plan import ColumnPlan
+from noiselib.column_spec import CorrelatedGaussian
 from noiselib.encoding import Donor, RowCount
 from noiselib.errors import InputError
 from noiselib.key import absolute
@@ -97,7 +98,8 @@ def _noise(frame: DataFrame, job: Job, column: ColumnPlan, mechanisms: Fits) -> 
     units = [F.col(name) for name in _present(frame, UNIT)] or keys
     codes_of = F.col(quoted(f"__x_{column.name}"))
     if not column.memoized:
-        noise = Noise(keyed_by.name, law_text(keyed_by), mechanisms[column.name])
+        shared = isinstance(column.declared, CorrelatedGaussian)
+        noise = Noise(keyed_by.name, law_text(keyed_by), mechanisms[column.name], shared)
         return noise_udf(source, noise)(F.col(ORDINAL), *keys, codes_of)
     noise = Noise(keyed_by.name, memo_text(job.plan, keyed_by), mechanisms[column.name])
     if isinstance(column.mechanism, Rappor):
