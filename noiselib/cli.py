@@ -184,8 +184,9 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _calibrate(arguments: argparse.Namespace) -> int:
     from noiselib.report.calibration import calibrate
 
+    given = arguments
     answer = calibrate(
-        arguments.mechanism, arguments.epsilon, arguments.delta, arguments.sensitivity, arguments.granularity
+        given.mechanism, given.epsilon, given.delta, given.sensitivity, given.granularity, given.categories
     )
     print(json.dumps(answer) if arguments.json else "\n".join(f"{name:12} {value}" for name, value in answer.items()))
     return 0
@@ -412,7 +413,10 @@ def _add_tools(commands: Any) -> None:
     calibrate.add_argument("mechanism")
     calibrate.add_argument("--epsilon", type=float, required=True)
     calibrate.add_argument("--delta", type=float)
-    calibrate.add_argument("--sensitivity", type=float, required=True)
+    calibrate.add_argument(
+        "--sensitivity", type=float, help="the most by which a value can change, or its bounds' width"
+    )
+    calibrate.add_argument("--categories", type=int, help="how many categories there are, of a categorical mechanism")
     calibrate.add_argument(
         "--granularity", type=float, help="the lattice's step (default: fine against the scale, or 1)"
     )

@@ -18,7 +18,7 @@ from noiselib.noise.stream import derive
 from noiselib.plan import Plan, canonical, canonical_column, digest
 from noiselib.snapshot import Partition, partition_text
 
-SCHEME = 1  # of everything that determines values: encodings, key derivation, samplers, lattices
+SCHEME = 2  # of everything that determines values: encodings, key derivation, samplers, lattices
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,30 @@ from fractions import Fraction
 from typing import Any
 
 from noiselib.errors import SpecError
-from noiselib.mechanisms import ADDITIVE, Additive, Uniform
+from noiselib.mechanisms import ADDITIVE, BOUNDED, ORACLES, Additive, Uniform
 from noiselib.mechanisms.additive import default_step, exact
+
+KNOWN = [*(name for name, kind in ADDITIVE.items() if kind is not Uniform), *BOUNDED, *ORACLES]
+Answer = dict[str, Any]
 
 
 def calibrate(
-    mechanism: str, epsilon: float, delta: float | None, sensitivity: float, granularity: float | None
-) -> dict[str, Any]:
-    """Scale and variance of `mechanism`, in the unit of `sensitivity`. `scale` is sigma for Gaussian laws, b for Laplace laws.
+    mechanism: str,
+    epsilon: float,
+    delta: float | None,
+    sensitivity: float | None,
+    granularity: float | None = None,
+    categories: int | None = None,
+) -> Answer:
+    """What `mechanism` does at that guarantee.
 
+    Additive noise: scale (sigma of Gaussian laws, b of Laplace laws), variance and granularity, in the unit of `sensitivity`.
+    Bounded numbers: the largest variance of a reading, `sensitivity` being the bounds' width. Categories: p and q, with which
+    a report supports the true category and another one, and n Var of the estimate of a frequency near 0.
     Raises SpecError naming the argument that is missing or out of range.
     """
-    kind = ADDITIVE.get(mechanism)
-    if kind is None or kind is Uniform:
-        known = ", ".join(name for name, value in ADDITIVE.items() if value is not Uniform)
-        raise SpecError(f"mechanism {mechanism!r}: expected one of {known}")
+    if mechanism not in KNOWN:
+        raise SpecError(f"mechanism {mechanism!r}: expected one of {', '.join(KNOWN)}")
     for name, value in (("epsilon", epsilon), ("sensitivity", sensitivity), ("granularity", granularity)):
         if value is not None and not 0 < value < math.inf:
             raise SpecError(f"--{name} {value}: expected a number above 0")
@@ -29,22 +38,51 @@ def calibrate(
         raise SpecError(f"--delta {delta}: expected a number between 0 and 1 for {mechanism}")
     if "gaussian" not in mechanism and delta:
         raise SpecError(f"--delta {delta}: {mechanism} is pure; expected none")
+    if mechanism in ORACLES and (categories is None or categories < 2):
+        raise SpecError(f"--categories {categories}: expected how many there are, 2 or more, for {mechanism}")
+    if mechanism not in ORACLES and sensitivity is None:
+        raise SpecError(f"--sensitivity: expected the most by which a value can change, for {mechanism}")
     try:
-        noise = _noise(kind, epsilon, delta, exact(sensitivity), granularity)
+        answer = _answer(mechanism, epsilon, delta, sensitivity, granularity, categories)
     except (ValueError, ArithmeticError) as error:
         what = str(error) if isinstance(error, ValueError) else "numbers too large or too small"
         raise SpecError(f"{mechanism}: {what}") from None
-    asked = {"mechanism": mechanism, "epsilon": epsilon, "delta": delta or 0.0, "sensitivity": sensitivity}
-    return asked | noise
+    return {"mechanism": mechanism, "epsilon": epsilon, "delta": delta or 0.0} | answer
 
 
-def _noise(
-    kind: type[Additive], epsilon: float, delta: float | None, distance: Fraction, granularity: float | None
-) -> dict[str, float]:
-    """The noise that covers values `distance` apart, on a lattice of that granularity, or of one that is fine enough."""
-    if granularity is not None:
-        step = exact(granularity)
-    else:
+def _answer(
+    mechanism: str,
+    epsilon: float,
+    delta: float | None,
+    sensitivity: float | None,
+    granularity: float | None,
+    categories: int | None,
+) -> Answer:
+    if mechanism in ORACLES:
+        assert categories is not None
+        return _oracle(ORACLES[mechanism](tuple(range(categories)), epsilon), categories)
+    assert sensitivity is not None
+    step = None if granularity is None else exact(granularity)
+    asked = {"sensitivity": sensitivity}
+    if mechanism in BOUNDED:
+        width = exact(sensitivity)
+        chosen = step or default_step(width)
+        steps = math.ceil(width / chosen)
+        noise = BOUNDED[mechanism](chosen, 0, steps, epsilon)
+        return asked | {"variance": noise.variance, "granularity": float(chosen)}
+    return asked | _additive(ADDITIVE[mechanism], epsilon, delta, exact(sensitivity), step)
+
+
+def _oracle(oracle: Any, categories: int) -> Answer:
+    p, q = oracle.support
+    return {"categories": categories, "p": float(p), "q": float(q), "n_variance": oracle.frequency_variance()}
+
+
+def _additive(
+    kind: type[Additive], epsilon: float, delta: float | None, distance: Fraction, step: Fraction | None
+) -> Answer:
+    """The noise that covers values `distance` apart, on a lattice of that step, or of one that is fine enough."""
+    if step is None:
         step = default_step(kind.scale_for(distance, epsilon, delta)) if kind.fractional else Fraction(1)
     noise = kind.calibrate(math.ceil(distance / step), step, epsilon, delta)
     return {"scale": float(noise.scale * step), "variance": noise.variance, "granularity": float(step)}

@@ -103,8 +103,8 @@ def validate(rows: DataFrame, plan: Plan, staged: dict[str, Any]) -> list[dict[s
 
 def _nested(rows: DataFrame) -> list[str]:
     """Fields of structs, which Great Expectations counts among the columns. Their names are part of the `types` verdict."""
-    structs = [field for field in rows.schema if isinstance(field.dataType, StructType)]
-    return [f"{struct.name}.{field.name}" for struct in structs for field in struct.dataType.fields]
+    structs = {field.name: field.dataType for field in rows.schema if isinstance(field.dataType, StructType)}
+    return [f"{name}.{field.name}" for name, struct in structs.items() for field in struct.fields]
 
 
 def _run(view: DataFrame, expectations: Sequence[tuple[str, str | None, str, Expectation]]) -> list[dict[str, Any]]:

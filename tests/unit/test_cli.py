@@ -191,7 +191,7 @@ def test_every_problem_of_a_spec_and_its_table_is_told(small: Small):
             2,
             "--epsilon nan: expected a number above 0",
         ),
-        (["calibrate", "laplace", "--epsilon", "1"], 2, "the following arguments are required: --sensitivity"),
+        (["calibrate", "laplace", "--epsilon", "1"], 2, "--sensitivity: expected the most by which"),
         (
             ["calibrate", "gaussian", "--epsilon", "1", "--sensitivity", "1"],
             2,

@@ -228,10 +228,22 @@ def test_laplace_scales_are_sensitivity_over_epsilon():
     assert calibrate("discrete_laplace", 0.5, None, 31, 10)["scale"] == 80  # four steps of ten are needed
 
 
+def test_oracles_and_bounded_mechanisms_have_the_published_variances():
+    for vector in (VECTORS["oue"], VECTORS["grr-10"]):
+        name = {"grr": "randomized_response"}.get(vector["inputs"]["oracle"], vector["inputs"]["oracle"])
+        answer = calibrate(name, vector["inputs"]["epsilon"], None, None, None, vector["inputs"].get("k", 16))
+        assert answer["n_variance"] == pytest.approx(vector["expected"]["n_variance"], rel=1e-5)
+    for vector in (VECTORS["duchi"], VECTORS["piecewise-1"]):
+        answer = calibrate(vector["inputs"]["mechanism"], vector["inputs"]["epsilon"], None, 2)
+        assert answer["variance"] == pytest.approx(vector["expected"]["worst_variance"], rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (("staircase", 1.0, None, 1.0, None), "mechanism 'staircase': expected one of laplace, discrete_laplace"),
+        (("swap", 1.0, None, 1.0, None), "mechanism 'swap': expected one of laplace, discrete_laplace"),
+        (("laplace", 1.0, None, None, None), "--sensitivity: expected the most by which a value can change"),
+        (("oue", 1.0, None, None, None), "--categories None: expected how many there are"),
         (("uniform", 1.0, None, 1.0, None), "mechanism 'uniform': expected one of"),
         (("laplace", 0.0, None, 1.0, None), "--epsilon 0.0: expected a number above 0"),
         (("laplace", math.nan, None, 1.0, None), "--epsilon nan"),
