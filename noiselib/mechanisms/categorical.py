@@ -127,7 +127,10 @@ class RandomizedResponse(FrequencyOracle):
 
     def perturb(self, values: Ints, stream: Stream) -> Ints:
         """The published indexes, int64 (n,)."""
-        return (values + self.law.sample(stream)) % len(self.categories)
+        k = len(self.categories)
+        codes = values + self.law.sample(stream)
+        codes -= k * (codes >= k)  # a remainder, in a third of the time
+        return codes
 
     def event(self) -> Event:
         return Event.randomized_response(self.epsilon, len(self.categories)).with_slack(self.tv_bound)

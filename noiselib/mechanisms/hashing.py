@@ -16,7 +16,7 @@ from noiselib.mechanisms.categorical import MAX_CATEGORIES, Floats, FrequencyOra
 from noiselib.mechanisms.unary import WORD, put_bit, unpack
 from noiselib.noise import discrete
 from noiselib.noise.integers import COIN, coin, low_probability, uniform_below
-from noiselib.noise.stream import Stream
+from noiselib.noise.stream import Rows, Stream
 
 PRIME = 2**31 - 1
 MAX_BLOCKS = 4096
@@ -302,19 +302,20 @@ class SubsetSelection(FrequencyOracle):
         true = coin(part.words(0)[:, 0], self.support[0])
         put_bit(masks, points, true.astype(np.int64))
         others = len(self.categories) - 1
-        rows = np.flatnonzero(~true)
+        rows: Rows = np.flatnonzero(~true)
         for step in range(1, self.subset + 1):
             self._add_other(masks, points, rows, part.words(step, rows), others - self.subset + step - 1)
-            rows = np.arange(len(points))
+            rows = slice(None)
         return masks[:, 0] if self.width == 1 else masks
 
-    def _add_other(self, masks: Ints, points: Ints, rows: Ints, words: NDArray[np.uint64], last: int) -> None:
+    def _add_other(self, masks: Ints, points: Ints, rows: Rows, words: NDArray[np.uint64], last: int) -> None:
         """A uniform one of the others 0..last, or `last` itself if that one is in the set already."""
         x = points[rows]
         drawn = uniform_below(words, last + 1)
         drawn += drawn >= x  # the others are numbered without the true category
         chosen = masks[rows]
-        taken = chosen[np.arange(len(rows)), drawn >> 6] >> (drawn & (WORD - 1)) & 1
+        word = chosen[:, 0] if self.width == 1 else chosen[np.arange(len(x)), drawn >> 6]
+        taken = word >> (drawn & (WORD - 1)) & 1
         put_bit(chosen, np.where(taken, last + (last >= x), drawn), np.ones_like(drawn))
         masks[rows] = chosen
 
