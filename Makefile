@@ -4,7 +4,7 @@
 PYTHON ?= python3
 export PYTHON
 
-.PHONY: demo test lint bench features setup setup-airflow lock audit clean
+.PHONY: demo test lint bench docs features setup setup-airflow setup-bench lock audit clean
 
 demo: features
 	.venv/bin/python jobs/demo.py
@@ -18,9 +18,14 @@ lint: setup
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-bench: setup
+# Writes benchmarks/rates.json, which `make docs` shows.
+bench: setup setup-bench
 	.venv/bin/python benchmarks/samplers.py
+	.venv/bin/python benchmarks/mechanisms.py
 	.venv/bin/python benchmarks/pipeline.py
+
+docs: setup
+	.venv/bin/python -m noiselib.report.catalogue benchmarks/rates.json docs/mechanisms.md
 
 # The demo's two feature tables, in demo/features.
 features: setup
@@ -32,6 +37,10 @@ setup:
 setup-airflow: setup
 	@scripts/bootstrap airflow
 
+# What noiselib is measured beside.
+setup-bench:
+	@scripts/bootstrap bench
+
 # The locks hold for Python 3.11 and later with one version of each package ("fewest"), so that all compute the same.
 COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
@@ -41,6 +50,7 @@ lock: setup
 	$(COMPILE) requirements/dev.in --constraint requirements/jobs.lock --output-file requirements/dev.lock
 	$(COMPILE) requirements/airflow.in --output-file requirements/airflow.lock
 	$(COMPILE) requirements/demo.in --no-deps --output-file requirements/demo.lock
+	$(COMPILE) requirements/bench.in --constraint requirements/jobs.lock --output-file requirements/bench.lock
 	$(COMPILE) requirements/build.in --output-file requirements/build.lock
 
 # Fails where the package index serves no vulnerability data (--strict): looked up and clean, or not audited.
@@ -48,5 +58,5 @@ audit: setup
 	for lock in requirements/*.lock; do .venv/bin/python -m pip_audit --strict --disable-pip --requirement $$lock || exit 1; done
 
 clean:
-	rm -rf demo build dist .venv .venv-airflow *.egg-info spark-warehouse run_results.json run_results
+	rm -rf demo build dist .venv .venv-airflow .venv-bench *.egg-info spark-warehouse run_results.json run_results
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

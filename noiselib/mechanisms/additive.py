@@ -122,7 +122,7 @@ class Laplace(Additive):
     """Laplace noise: the continuous law, rounded to the lattice.
 
     Law: round(x + Z) on the lattice, Z with density exp(-|z|/b) / 2b, b = sensitivity / epsilon. As x lies on the
-        lattice this is x + round(Z): P(0) = 1 - exp(-1/2b) and P(k) = exp(-|k|/b) sinh(1/2b), b in steps.
+        lattice this is x + round(Z): P(0) = 1 - exp(-1/2b) and P(k) = exp(-|k|/b) sinh(1/2b) for other k, b in steps.
     Guarantee: epsilon, for values that differ by at most the sensitivity: rounding is post-processing of the continuous
         mechanism.
     Variance: 2 b^2, and step^2 / 12 of rounding, nearly.

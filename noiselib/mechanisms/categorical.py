@@ -127,9 +127,12 @@ class RandomizedResponse(FrequencyOracle):
 
     def perturb(self, values: Ints, stream: Stream) -> Ints:
         """The published indexes, int64 (n,)."""
+        return in_chunks(self._draw, 1, values, stream)
+
+    def _draw(self, values: Ints, part: Stream) -> Ints:
         k = len(self.categories)
-        codes = values + self.law.sample(stream)
-        codes -= k * (codes >= k)  # a remainder, in a third of the time
+        codes = values + self.law.sample(part)
+        codes -= k * (codes >= k)  # the remainder, in a third of the time
         return codes
 
     def event(self) -> Event:
@@ -170,15 +173,19 @@ def offset_law(k: int, epsilon: float) -> discrete.Categorical:
 
 @dataclass(frozen=True)
 class Transition:
-    """A category becomes another one by a matrix: post-randomization (PRAM), label flips, resampling.
+    """A category becomes another one by a matrix of probabilities: post-randomization (PRAM), label flips, resampling.
 
-    Law: category i is published as j with probability matrix[i][j], independently of the other rows.
+    Law: category i is published as j with probability matrix[i][j], independently of the other rows. By a rate, label_flip
+    and pram have 1 - rate on the diagonal and rate/(k-1) elsewhere; resampling has (1 - rate) I + rate 1 w^T, w the law of
+    the fresh draw. Invariant pram has R = P Q, P the matrix as given and Q its reversal by Bayes under the marginal pi, the
+    release's own or a declared one: Q[j][l] = pi[l] P[l][j] / (pi P)[j], so that pi R = pi.
     Guarantee: none.
     Variance: n Cov of the estimate for fixed values of frequencies pi is R^-T (diag(lambda) - R^T diag(pi) R) R^-1, where
-    lambda = R^T pi; see `covariance`.
+    R is the matrix and lambda = R^T pi; see `covariance`.
     Estimator: pi_hat = (R^T)^-1 lambda_hat, lambda_hat the published frequencies; unbiased where R is invertible. If R
     keeps the marginal (see `invariant`), lambda_hat is unbiased itself.
-    Source: Gouweleeuw, Kooiman, Willenborg, de Wolf 1998; Kooiman, Willenborg, Gouweleeuw 1997.
+    Source: Gouweleeuw, Kooiman, Willenborg, de Wolf 1998; Kooiman, Willenborg, Gouweleeuw 1997 (invariant matrices). Label
+    noise by a class matrix: Patrini, Rozza, Menon, Nock, Qu 2017.
 
     name:       what it is used as: label_flip, pram, resampling
     categories: 2 to 1024, distinct; more are refused, as the tables of k^2 entries no longer fit a cache
