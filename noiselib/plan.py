@@ -19,7 +19,7 @@ from noiselib.accounting import Charge
 from noiselib.column_plan import ROW_KEY_TYPES, ColumnPlan, Context, plan_column, plan_member
 from noiselib.column_spec import NoisedWith
 from noiselib.errors import SpecError
-from noiselib.mechanisms import Additive
+from noiselib.mechanisms import Additive, FrequencyOracle
 from noiselib.snapshot import TableMetadata
 from noiselib.yaml_text import Positions
 
@@ -203,15 +203,21 @@ def relation(plan: Plan) -> str:
     return f"Neighbours differ in {unit}: {'; '.join(parts)}.{constant}"
 
 
-def expected_errors(column: ColumnPlan, rows: int) -> tuple[float, float] | None:
-    """Expected absolute error of one published value and of the mean over `rows` of them, in the column's unit; None where
-    a value has no such error (a set of categories, a report).
+def expected_errors(column: ColumnPlan, rows: int) -> tuple[float | None, float | None]:
+    """Expected absolute error of one published value, and of what `rows` of them are read for: their mean or, of
+    categories, the share of a rare one. At the worst value, where it depends on the value.
+
+    In the column's unit (of places in metres, a mean's by coordinate; of one category the chance that it is published as
+    another). None where there is no such error, as of one value that is published as a set or a report, or of no rows.
     """
-    of_value, variance = getattr(column.mechanism, "mean_abs", None), getattr(column.mechanism, "variance", None)
-    if of_value is None or variance is None:
-        return None
-    of_mean = math.sqrt(2 * variance / (math.pi * rows)) if rows else math.inf
-    return of_value, of_mean
+    mechanism, of_value = column.mechanism, getattr(column.mechanism, "mean_abs", None)
+    if isinstance(mechanism, FrequencyOracle):
+        variance: float | None = mechanism.frequency_variance()
+    else:
+        variance = getattr(mechanism, "variance", None)
+    if variance is None or rows == 0:
+        return of_value, None
+    return of_value, math.sqrt(2 * variance / (math.pi * rows))
 
 
 def describe_column(column: ColumnPlan, rows: int) -> dict[str, Any]:
@@ -226,8 +232,7 @@ def describe_column(column: ColumnPlan, rows: int) -> dict[str, Any]:
     entry |= {"mechanism": mechanism.name, "memoized": column.memoized, "parameters": mechanism.describe()}
     if getattr(column.declared, "bounds", None) is not None:
         entry["bounds"] = list(column.declared.bounds)  # type: ignore[union-attr]
-    if errors is not None:
-        entry |= {"expected_error_value": errors[0], "expected_error_mean": errors[1]}
+    entry |= {"expected_error_value": errors[0], "expected_error_mean": errors[1]}
     event = mechanism.event()
     if event is not None:
         entry |= {"epsilon": getattr(mechanism, "epsilon", event.pure_epsilon), "sampler_delta": event.slack}
@@ -238,8 +243,6 @@ def describe_column(column: ColumnPlan, rows: int) -> dict[str, Any]:
         entry |= {"epsilon": mechanism.epsilon, "variance": mechanism.variance, "delta": mechanism.delta}
     if hasattr(mechanism, "categories"):
         entry["categories"] = len(mechanism.categories)
-    if hasattr(mechanism, "keep_probability"):
-        entry["keep_probability"] = mechanism.keep_probability
     return entry
 
 

@@ -152,11 +152,6 @@ class RandomizedResponse(FrequencyOracle):
         return 1.0 / (1.0 + (len(self.categories) - 1) * math.exp(-self.epsilon))
 
     @property
-    def variance(self) -> float:
-        """Of the indicator "published is not the true one"."""
-        return self.keep_probability * (1 - self.keep_probability)
-
-    @property
     def mean_abs(self) -> float:
         """Expected error of one value: the probability that it is published as another category."""
         return 1 - self.keep_probability

@@ -72,7 +72,7 @@ class CorrelatedGaussian:
         return len(self.factors) * FACTOR_LAW.draws
 
     @property
-    def variance(self) -> float:
+    def variance_steps(self) -> float:
         """Of a published value given its true one, in steps squared."""
         return math.fsum(factor * factor for factor in self.factors) * self.shrink**2 + 1 / 12
 
@@ -105,7 +105,7 @@ class CorrelatedGaussian:
             "factors": list(self.factors),
             "shrink": self.shrink,
             "centre": self.centre,
-            "variance": self.variance,
+            "variance_steps": self.variance_steps,
         }
 
 

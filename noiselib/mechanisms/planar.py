@@ -115,7 +115,7 @@ class PlanarLaplace:
         return self.law.variance * float(self.step) ** 2
 
     @property
-    def mean_error(self) -> float:
+    def mean_abs(self) -> float:
         """Expected distance between the published and the true place, in metres."""
         return self.law.mean_distance * float(self.step)
 
@@ -134,7 +134,7 @@ class PlanarLaplace:
             "distance": self.distance,
             "epsilon": self.epsilon,
             "scale": float(self.scale * self.step),
-            "mean_error": self.mean_error,
+            "mean_abs": self.mean_abs,
             "variance": self.variance,
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from noiselib.accounting import Charge
@@ -122,7 +123,7 @@ def _leaks(plan: Plan) -> list[str]:
 
 def plan_text(data: dict[str, Any]) -> str:
     """The plan as a table, the charge and what it leaves."""
-    heads = ("column", "treatment", "mechanism", "sensitivity", "scale", "guarantee", "error of a value", "of a mean")
+    heads = ("column", "treatment", "mechanism", "noise", "guarantee", "error of a value", "of a mean or share")
     rows = [heads, *(_row(entry) for entry in data["columns"])]
     lines = [
         f"pipeline {data['pipeline']} ({data['purpose']}): {data['source']} -> {data['target']}",
@@ -151,20 +152,38 @@ def plan_text(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+# What is said of a mechanism's noise, where its parameters have the names. Lengths are in the column's unit.
+NOISE = (
+    "scale {scale:.4g}", "sensitivity {sensitivity:.4g}", "{categories} categories", "p={p:.3g} q={q:.3g}", "f={f:g}",
+    "{blocks} blocks of {block_size}", "variance {variance:.4g}", "factor 1 +- {sigma:.3g}", "rate {rate:g}",
+    "covariance times {share:g}", "{law} of step {step:g}", "at most {max_noise}",
+)  # fmt: skip
+
+
 def _row(entry: dict[str, Any]) -> tuple[str, ...]:
     if "mechanism" not in entry:
-        return (entry["column"], entry["treatment"], "", "", "", entry["guarantee"], "", "")
-    categorical = "keep_probability" in entry
+        return (entry["column"], entry["treatment"], "", "", entry["guarantee"], "", "")
     return (
         entry["column"],
         "memoized" if entry["memoized"] else "noise",
         entry["mechanism"],
-        f"{entry['categories']} categories" if categorical else _number(entry["sensitivity"]),
-        f"true with p={entry['keep_probability']:.3f}" if categorical else _number(entry["scale"]),
+        noise_text(entry),
         entry["guarantee"],
         _number(entry["expected_error_value"]),
-        "" if categorical else _number(entry["expected_error_mean"]),
+        _number(entry["expected_error_mean"]),
     )
+
+
+def noise_text(entry: dict[str, Any]) -> str:
+    """A mechanism's noise in a few words, from its entry in a plan or a manifest."""
+    known = {name: value for name, value in (entry["parameters"] | entry).items() if value is not None}
+    if "scale" in known:
+        del known["variance"]  # it follows
+    return ", ".join(text.format_map(known) for text in NOISE if _names(text) <= known.keys())
+
+
+def _names(text: str) -> set[str]:
+    return {name for _, name, _, _ in Formatter().parse(text) if name}
 
 
 def _number(value: float | None) -> str:

@@ -364,7 +364,7 @@ def _correlated(column: Published) -> Readings:
     if share is not None:  # kept or inflated, of the published variance this part is noise
         noise = variance * share / (1 + share)
     else:
-        noise = column.parameters["variance"] * float(Fraction(column.entry["codes"]["step"])) ** 2
+        noise = column.parameters["variance_steps"] * float(Fraction(column.entry["codes"]["step"])) ** 2
     yield "mean", None, estimators.additive_mean(mean, rows, noise, column.asked.confidence)
 
 

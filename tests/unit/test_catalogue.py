@@ -8,8 +8,10 @@ from pydantic import TypeAdapter
 
 from noiselib.column_spec import MECHANISMS, ColumnSpec, contradictions
 from noiselib.mechanisms import Laplace
+from noiselib.plan import describe_column
 from noiselib.report import catalogue
 from noiselib.report.catalogue import EXAMPLES, FIELDS, Entry, docstring_fields, markdown, read_rates
+from noiselib.report.plan_text import noise_text
 
 ROOT = Path(__file__).parents[2]
 ENTRIES = catalogue.catalogue()
@@ -54,6 +56,14 @@ def test_draws_little_and_close_to_its_law(entry: Entry) -> None:
     assert isinstance(entry.mechanism.draws, int)
     assert 1 <= entry.mechanism.draws <= 16
     assert 0 < entry.mechanism.tv_bound <= MOST_DISTANCE
+
+
+@each
+def test_has_words_for_its_noise_in_a_plan(entry: Entry) -> None:
+    """A given covariance stands in the spec."""
+    words = noise_text(describe_column(entry.example, 100))
+    assert bool(words) == (entry.name != "correlated_gaussian")
+    assert len(words) < 45
 
 
 @pytest.mark.parametrize("name", MECHANISMS)

@@ -77,17 +77,17 @@ def test_plan_says_what_becomes_of_each_column_and_what_it_costs(small: Small):
     lines = answer.out.splitlines()
     assert lines[0].startswith("pipeline small (privacy): ")
     heads = lines[1]
-    for name, treatment, mechanism, sensitivity, scale in [
-        ("id", "keep", "", "", ""),
-        ("name", "pseudonymize", "", "", ""),
-        ("color", "noise", "randomized_response", "3 categories", "true with p=0.576"),
-        ("amount", "noise", "laplace", "25", "25"),
-        ("count", "noise", "discrete_laplace", "50", "50"),
-        ("day", "keep", "", "", ""),
+    for name, treatment, mechanism, noise in [
+        ("id", "keep", "", ""),
+        ("name", "pseudonymize", "", ""),
+        ("color", "noise", "randomized_response", "3 categories, p=0.576 q=0.212 "),
+        ("amount", "noise", "laplace", "scale 25, sensitivity 25 "),
+        ("count", "noise", "discrete_laplace", "scale 50, sensitivity 50 "),
+        ("day", "keep", "", ""),
     ]:
         row = next(line for line in lines if line.split()[0] == name)
-        cells = [row[heads.index(head) :] for head in ("treatment", "mechanism", "sensitivity", "scale")]
-        for cell, expected in zip(cells, (treatment, mechanism, sensitivity, scale), strict=True):
+        cells = [row[heads.index(head) :] for head in ("treatment", "mechanism", "noise")]
+        for cell, expected in zip(cells, (treatment, mechanism, noise), strict=True):
             assert cell.startswith(expected)
     assert "charge of one release: epsilon 3 at delta 1e-05; 3 as pure epsilon" in lines
     assert (

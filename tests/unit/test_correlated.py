@@ -53,7 +53,7 @@ def test_kept_values_move_to_the_mean():
     np.testing.assert_array_equal(kept.perturb(points, stream), np.rint(90 + (points - 90 + noise) / 2))
     assert kept.shrink == 0.5
     assert inflated.factors == kept.factors == (math.sqrt(1200),)
-    assert kept.variance == pytest.approx(300 + 1 / 12)
+    assert kept.variance_steps == pytest.approx(300 + 1 / 12)
 
 
 def stream_noise(mechanism: CorrelatedGaussian, stream: Stream) -> np.ndarray:
@@ -135,7 +135,7 @@ def test_describe():
         "factors": [2.0],
         "shrink": 1.0,
         "centre": 0.0,
-        "variance": 4 + 1 / 12,
+        "variance_steps": 4 + 1 / 12,
     }
 
 

@@ -332,9 +332,11 @@ def test_expected_errors_are_those_of_the_closed_forms():
     assert expected_errors(discrete, 1)[0] == pytest.approx(2 * q / (1 - q * q), rel=1e-9)
     assert discrete.mechanism.variance == pytest.approx(2 * q / (1 - q) ** 2, rel=1e-9)
     response = planned("string", **RESPONSE, categories=["a", "b", "c"])
-    assert expected_errors(response, 1)[0] == pytest.approx(2 / (math.e + 2), rel=1e-12)
-    assert expected_errors(laplace, 0)[1] == math.inf
-    assert expected_errors(planned("string", keep="public"), 5) is None
+    of_value, of_share = expected_errors(response, 50)
+    assert of_value == pytest.approx(2 / (math.e + 2), rel=1e-12)
+    assert of_share == pytest.approx(math.sqrt(2 * (math.e + 1) / (math.pi * 50)) / (math.e - 1), rel=1e-9)
+    assert expected_errors(laplace, 0)[1] is None
+    assert expected_errors(planned("string", keep="public"), 5) == (None, None)
 
 
 def test_expected_errors_are_in_the_columns_unit():

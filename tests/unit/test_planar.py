@@ -183,7 +183,7 @@ def test_describe_is_in_metres():
     assert mechanism.step == F(1, 8)
     found = mechanism.describe()
     assert found["scale"] == pytest.approx(100, rel=1e-3)
-    assert found["mean_error"] == pytest.approx(2 * found["scale"], rel=1e-6)
+    assert found["mean_abs"] == pytest.approx(2 * found["scale"], rel=1e-6)
     assert found["variance"] == pytest.approx(3 * found["scale"] ** 2, rel=1e-6)
     assert default_step(1.0) == F(1, 64)
     assert default_step(2048.0) == 2
