@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from false_alarms import Looks
 from small_pipeline import Small, make_small
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Looks())
 
 
 @pytest.fixture(scope="session")
