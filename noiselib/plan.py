@@ -210,11 +210,10 @@ def expected_errors(column: ColumnPlan, rows: int) -> tuple[float | None, float 
     In the column's unit (of places in metres, a mean's by coordinate; of one category the chance that it is published as
     another). None where there is no such error, as of one value that is published as a set or a report, or of no rows.
     """
-    mechanism, of_value = column.mechanism, getattr(column.mechanism, "mean_abs", None)
-    if isinstance(mechanism, FrequencyOracle):
-        variance: float | None = mechanism.frequency_variance()
-    else:
-        variance = getattr(mechanism, "variance", None)
+    mechanism: Any = column.mechanism
+    of_value = getattr(mechanism, "mean_abs", None)
+    oracle = isinstance(mechanism, FrequencyOracle)
+    variance = mechanism.frequency_variance() if oracle else getattr(mechanism, "variance", None)
     if variance is None or rows == 0:
         return of_value, None
     return of_value, math.sqrt(2 * variance / (math.pi * rows))
