@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from noiselib import accounting
 from noiselib.accounting import (
     Charge,
     Event,
@@ -24,6 +23,9 @@ from noiselib.accounting import (
     slack,
     zcdp_epsilon,
 )
+from noiselib.accounting import charge as charges
+from noiselib.accounting import deltas, distributions
+from noiselib.accounting.search import inverse
 from noiselib.errors import SpecError
 
 EPSILONS = (0.0, 0.1, 0.5, 1.0, 2.0, 3.9)
@@ -173,7 +175,7 @@ def test_discrete_gaussian_delta(sigma, sensitivity):
 def test_wide_discrete_gaussian_is_bounded_by_the_continuous_one(monkeypatch, sensitivity, epsilon):
     sigma = 2500.0
     bound = discrete_gaussian_delta(sigma, epsilon, sensitivity)
-    monkeypatch.setattr(accounting, "_WIDE_SIGMA", math.inf)
+    monkeypatch.setattr(deltas, "WIDE_SIGMA", math.inf)
     truth = discrete_gaussian_delta(sigma, epsilon, sensitivity)
     assert truth <= bound <= truth * 1.03 + 1e-21
 
@@ -223,31 +225,27 @@ def test_gaussians_compose_to_one_gaussian():
     multiplier = 1 / math.sqrt(9 / 16 + 4 / 4)
     for epsilon in EPSILONS:
         assert many.delta(epsilon) == pytest.approx(gaussian_delta(multiplier, epsilon), rel=1e-12)
-        by_pld = accounting._composition(((Event.gaussian(4.0), 9), (Event.gaussian(2.0), 4)))[0]
+        by_pld = distributions.composition(((Event.gaussian(4.0), 9), (Event.gaussian(2.0), 4)))[0]
         assert by_pld.get_delta_for_epsilon(epsilon) == pytest.approx(many.delta(epsilon), rel=1e-4)
 
 
 def test_wide_discrete_gaussians_compose(monkeypatch):
     charge = Charge.of(Event.discrete_gaussian(3000.0, 1500)).times(4)
     bound = charge.epsilon(1e-8)
-    monkeypatch.setattr(accounting, "_WIDE_SIGMA", math.inf)
-    accounting._epsilon.cache_clear()
+    monkeypatch.setattr(deltas, "WIDE_SIGMA", math.inf)
+    charges._epsilon.cache_clear()
     enumerated = charge.epsilon(1e-8)
-    accounting._epsilon.cache_clear()
+    charges._epsilon.cache_clear()
     assert bound == pytest.approx(enumerated, rel=1e-3)
-    assert bound >= accounting._inverse(lambda epsilon: gaussian_delta(1.0, epsilon), 1e-8)
+    assert bound >= inverse(lambda epsilon: gaussian_delta(1.0, epsilon), 1e-8)
 
 
-def test_a_coarser_lattice_costs_a_discrete_laplace_a_little_more():
-    scale, sensitivity = 2.0e5, 3 * 10**5 + 1
-    coarse = accounting._coarser(scale, sensitivity)
-    assert coarse[1] <= accounting._WIDE_SENSITIVITY
-    assert accounting._coarser(7.0, 5) == (7.0, 5)
-    pld = accounting._pld(Event.discrete_laplace(scale, sensitivity), 1e-4)
-    for epsilon in (0.0, 0.3, 1.0, 1.4):
+@pytest.mark.parametrize(("scale", "sensitivity"), [(2.0e5, 3 * 10**5 + 1), (7.0, 5), (40.0, 12)])
+def test_discretized_curves_are_tight_bounds(scale, sensitivity):
+    pld = distributions.discretized(Event.discrete_laplace(scale, sensitivity), 1e-4)
+    for epsilon in (0.0, 0.05, 0.3, 0.6):
         truth = discrete_laplace_delta(scale, epsilon, sensitivity)
-        assert truth - 1e-12 <= discrete_laplace_delta(coarse[0], epsilon, coarse[1]) <= truth + 1e-5
-        assert truth - 1e-12 <= pld.get_delta_for_epsilon(epsilon) <= truth + 1e-5
+        assert truth - 1e-12 <= pld.get_delta_for_epsilon(epsilon) <= truth + 1e-6
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.kind)
@@ -263,7 +261,7 @@ def test_coarser_grids_for_great_losses_stay_bounds(count):
     charge = Charge.of(Event.randomized_response(0.5, 2)).times(count)
     loss = 0.5 * (2 * np.arange(count + 1) - count)
     probability = stats.binom.pmf(np.arange(count + 1), count, 1 / (1 + math.exp(-0.5)))
-    truth = accounting._inverse(lambda e: float(np.sum(probability * -np.expm1(np.minimum(e - loss, 0)))), 1e-6)
+    truth = inverse(lambda e: float(np.sum(probability * -np.expm1(np.minimum(e - loss, 0)))), 1e-6)
     assert truth * (1 - 1e-9) <= charge.epsilon(1e-6) <= truth * 1.001
 
 
@@ -352,8 +350,8 @@ def test_discrete_gaussian_sigma_just_beyond_exact_sums(monkeypatch):
     """Where the bound by the continuous Gaussian costs most: sensitivity 1, sigma a little above the threshold."""
     epsilon = 1.2e-3
     bounded = discrete_gaussian_sigma(epsilon, 1e-6, 1)
-    assert accounting._WIDE_SIGMA < bounded < 1.1 * accounting._WIDE_SIGMA
-    monkeypatch.setattr(accounting, "_WIDE_SIGMA", math.inf)
+    assert deltas.WIDE_SIGMA < bounded < 1.1 * deltas.WIDE_SIGMA
+    monkeypatch.setattr(deltas, "WIDE_SIGMA", math.inf)
     exact = discrete_gaussian_sigma(epsilon, 1e-6, 1)
     assert exact <= bounded <= exact * 1.001
 
@@ -366,7 +364,7 @@ def test_discrete_laplace_scale_is_exact():
 
 def test_zcdp_bounds_the_gaussian():
     for sigma, delta in itertools.product((0.5, 2.0, 30.0), (1e-3, 1e-9)):
-        truth = accounting._inverse(lambda epsilon, s=sigma: gaussian_delta(s, epsilon), delta)
+        truth = inverse(lambda epsilon, s=sigma: gaussian_delta(s, epsilon), delta)
         assert truth <= zcdp_epsilon(1 / (2 * sigma**2), delta) <= 1.3 * truth
     assert zcdp_epsilon(0.0, 1e-6) == 0.0
 
