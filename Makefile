@@ -4,12 +4,12 @@
 PYTHON ?= python3
 export PYTHON
 
-.PHONY: demo test lint bench docs features setup setup-airflow setup-bench lock audit clean
+.PHONY: demo test lint bench docs features setup setup-airflow setup-bench setup-postgresql lock audit clean
 
 demo: features
 	.venv/bin/python jobs/demo.py
 
-test: setup-airflow features
+test: setup-airflow setup-postgresql features
 	.venv/bin/python -m pytest -n 2
 
 lint: setup
@@ -36,6 +36,10 @@ setup:
 
 setup-airflow: setup
 	@scripts/bootstrap airflow
+
+# A server's programs, for tests of the ledger. Where they cannot be had, these tests fail and say so; the others run.
+setup-postgresql:
+	-@scripts/bootstrap postgresql
 
 # What noiselib is measured beside.
 setup-bench:
