@@ -192,6 +192,26 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _audit(arguments: argparse.Namespace) -> int:
+    """Attacks on a mechanism, or on a pipeline through the whole path; 1 if one exceeds what is claimed."""
+    from noiselib.report import audits
+
+    of = arguments.of
+    if of in audits.NAMES:
+        named = {name: getattr(arguments, name) for name in audits.PARAMETERS}
+        findings = audits.audit(audits.Asked(of, **named), arguments.draws, arguments.confidence)
+    else:
+        from noiselib.spark.audit import audit_pipeline
+
+        audits.check_confidence(arguments.confidence)
+        began, file = time.monotonic(), _spec_file(of)
+        spark = lambda: _spark(arguments, "audit")  # noqa: E731
+        findings = audit_pipeline(file, spark, arguments.rows, _progress(began), arguments.confidence)
+    answer = audits.audit_data(of, findings)
+    print(json.dumps(answer) if arguments.json else audits.audit_text(of, findings))
+    return 0 if answer["success"] else 1
+
+
 def _ledger(arguments: argparse.Namespace) -> int:
     from noiselib.ledger import Ledger
     from noiselib.report import ledger_text
@@ -422,6 +442,7 @@ def _add_tools(commands: Any) -> None:
     )
     calibrate.add_argument("--json", action="store_true")
     calibrate.set_defaults(command=_calibrate)
+    _add_audit(commands)
     ledger = commands.add_parser("ledger", help="the account that pays")
     ledger.add_argument("action", choices=["init", "show", "history", "abandon"])
     ledger.add_argument("ledger", metavar="LEDGER", help="a URL, or the pipeline whose ledger it is")
@@ -437,6 +458,41 @@ def _add_tools(commands: Any) -> None:
     gc = commands.add_parser("gc", help="remove staging and quarantine of a pipeline")
     gc.add_argument("pipeline")
     gc.set_defaults(command=_gc)
+
+
+def _add_audit(commands: Any) -> None:
+    audit = commands.add_parser("audit", help="attack a mechanism or a pipeline: a lower bound on its epsilon")
+    audit.add_argument("of", metavar="MECHANISM|PIPELINE")
+    numbers = {
+        "epsilon": "what the mechanism claims",
+        "delta": "the same, of Gaussian laws",
+        "sensitivity": "the most by which a value can change, or its bounds' width; of places in metres, "
+        "of vectors twice the norm they are clipped to",
+        "granularity": "the lattice's step (default: fine against the scale, or 1)",
+        "f": "of rappor: the permanent noise",
+        "p": "of rappor: how likely a report's bit is 1 where the permanent one is 0",
+        "q": "of rappor: how likely it is where that is 1",
+    }
+    for name, text in numbers.items():
+        audit.add_argument(f"--{name}", type=float, help=text)
+    for name, text in {
+        "categories": "how many there are",
+        "dimension": "of vectors",
+        "bits": "of rappor's filters",
+    }.items():
+        audit.add_argument(f"--{name}", type=int, help=text)
+    for name in ("hashes", "cohorts"):
+        audit.add_argument(f"--{name}", type=int, default=1, help="of rappor (default: 1)")
+    audit.add_argument("--draws", type=int, default=1_000_000, help="of either neighbour (default: 1000000)")
+    audit.add_argument(
+        "--rows", type=int, default=200_000, help="of the table that a pipeline is given (default: 200000)"
+    )
+    audit.add_argument(
+        "--confidence", type=float, default=1 - 1e-9, help="of a bound that refutes a claim (default: 1 - 1e-9)"
+    )
+    _add_spark(audit)
+    _add_directory(audit)
+    audit.set_defaults(command=_audit)
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:

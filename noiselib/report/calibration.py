@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -29,6 +31,29 @@ def calibrate(
     a report supports the true category and another one, and n Var of the estimate of a frequency near 0.
     Raises SpecError naming the argument that is missing or out of range.
     """
+    noise = make_mechanism(mechanism, epsilon, delta, sensitivity, granularity, categories)
+    asked = {"categories": categories} if mechanism in ORACLES else {"sensitivity": sensitivity}
+    with said(mechanism):
+        return {"mechanism": mechanism, "epsilon": epsilon, "delta": delta or 0.0} | asked | _answer(noise)
+
+
+def _answer(noise: Any) -> Answer:
+    if noise.name in ORACLES:
+        p, q = noise.support
+        return {"p": float(p), "q": float(q), "n_variance": noise.frequency_variance()}
+    scale = {"scale": float(noise.scale * noise.step)} if isinstance(noise, Additive) else {}
+    return scale | {"variance": noise.variance, "granularity": float(noise.step)}
+
+
+def make_mechanism(
+    mechanism: str,
+    epsilon: float,
+    delta: float | None,
+    sensitivity: float | None,
+    granularity: float | None = None,
+    categories: int | None = None,
+) -> Any:
+    """The mechanism of that guarantee. Raises SpecError naming the argument that is missing or out of range."""
     if mechanism not in KNOWN:
         raise SpecError(f"mechanism {mechanism!r}: expected one of {', '.join(KNOWN)}")
     for name, value in (("epsilon", epsilon), ("sensitivity", sensitivity), ("granularity", granularity)):
@@ -42,47 +67,30 @@ def calibrate(
         raise SpecError(f"--categories {categories}: expected how many there are, 2 or more, for {mechanism}")
     if mechanism not in ORACLES and sensitivity is None:
         raise SpecError(f"--sensitivity: expected the most by which a value can change, for {mechanism}")
+    with said(mechanism):
+        if mechanism in ORACLES:
+            return ORACLES[mechanism](tuple(range(categories or 0)), epsilon)
+        distance, step = exact(sensitivity or 0), None if granularity is None else exact(granularity)
+        if mechanism in BOUNDED:
+            step = step or default_step(distance)
+            return BOUNDED[mechanism](step, 0, math.ceil(distance / step), epsilon)
+        return _additive(ADDITIVE[mechanism], epsilon, delta, distance, step)
+
+
+@contextmanager
+def said(mechanism: str) -> Iterator[None]:
+    """What a mechanism says of its parameters, as a SpecError."""
     try:
-        answer = _answer(mechanism, epsilon, delta, sensitivity, granularity, categories)
+        yield
     except (ValueError, ArithmeticError) as error:
         what = str(error) if isinstance(error, ValueError) else "numbers too large or too small"
         raise SpecError(f"{mechanism}: {what}") from None
-    return {"mechanism": mechanism, "epsilon": epsilon, "delta": delta or 0.0} | answer
-
-
-def _answer(
-    mechanism: str,
-    epsilon: float,
-    delta: float | None,
-    sensitivity: float | None,
-    granularity: float | None,
-    categories: int | None,
-) -> Answer:
-    if mechanism in ORACLES:
-        assert categories is not None
-        return _oracle(ORACLES[mechanism](tuple(range(categories)), epsilon), categories)
-    assert sensitivity is not None
-    step = None if granularity is None else exact(granularity)
-    asked = {"sensitivity": sensitivity}
-    if mechanism in BOUNDED:
-        width = exact(sensitivity)
-        chosen = step or default_step(width)
-        steps = math.ceil(width / chosen)
-        noise = BOUNDED[mechanism](chosen, 0, steps, epsilon)
-        return asked | {"variance": noise.variance, "granularity": float(chosen)}
-    return asked | _additive(ADDITIVE[mechanism], epsilon, delta, exact(sensitivity), step)
-
-
-def _oracle(oracle: Any, categories: int) -> Answer:
-    p, q = oracle.support
-    return {"categories": categories, "p": float(p), "q": float(q), "n_variance": oracle.frequency_variance()}
 
 
 def _additive(
     kind: type[Additive], epsilon: float, delta: float | None, distance: Fraction, step: Fraction | None
-) -> Answer:
+) -> Additive:
     """The noise that covers values `distance` apart, on a lattice of that step, or of one that is fine enough."""
     if step is None:
         step = default_step(kind.scale_for(distance, epsilon, delta)) if kind.fractional else Fraction(1)
-    noise = kind.calibrate(math.ceil(distance / step), step, epsilon, delta)
-    return {"scale": float(noise.scale * step), "variance": noise.variance, "granularity": float(step)}
+    return kind.calibrate(math.ceil(distance / step), step, epsilon, delta)
