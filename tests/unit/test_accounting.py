@@ -14,17 +14,18 @@ from scipy import stats
 from noiselib.accounting import (
     Charge,
     Event,
+    deltas,
     discrete_gaussian_delta,
     discrete_gaussian_sigma,
     discrete_laplace_delta,
     discrete_laplace_scale,
+    distributions,
     gaussian_delta,
     gaussian_sigma,
     slack,
     zcdp_epsilon,
 )
 from noiselib.accounting import charge as charges
-from noiselib.accounting import deltas, distributions
 from noiselib.accounting.search import inverse
 from noiselib.errors import SpecError
 
