@@ -106,17 +106,28 @@ def least(p_values: Iterable[float]) -> float:
 
 def chi_square(counts: np.ndarray, expected: np.ndarray) -> float:
     """Of counts of fixed sum. Neighbouring cells are put together until each expects EXPECTED; one of 0 must be empty."""
-    if (np.asarray(counts)[np.asarray(expected) <= 0] > 0).any():
-        return 0.0
-    starts, held, left = [0], 0.0, float(np.sum(expected))
-    for i, cell in enumerate(np.asarray(expected).tolist()):
+    return chi_squares([(counts, expected)])
+
+
+def chi_squares(samples: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Of several independent samples together, each of counts and what is expected of them."""
+    parts = [_statistic(np.asarray(counts), np.asarray(expected)) for counts, expected in samples]
+    statistic, freedom = (sum(column) for column in zip(*parts, strict=True))
+    return float(stats.chi2.sf(statistic, freedom)) if freedom else float(statistic == 0)
+
+
+def _statistic(counts: np.ndarray, expected: np.ndarray) -> tuple[float, int]:
+    if (counts[expected <= 0] > 0).any():
+        return math.inf, 1
+    starts, held, left = [0], 0.0, float(expected.sum())
+    for i, cell in enumerate(expected.tolist()):
         if held >= EXPECTED and left >= EXPECTED:
             starts.append(i)
             held = 0.0
         held += cell
         left -= cell
     c, e = np.add.reduceat(counts, starts), np.add.reduceat(expected, starts)
-    return float(stats.chi2.sf(((c - e) ** 2 / e).sum(), len(starts) - 1)) if len(starts) > 1 else 1.0
+    return (float(((c - e) ** 2 / e).sum()), len(starts) - 1) if len(starts) > 1 else (0.0, 0)
 
 
 def fit(k: np.ndarray, law: Any, cells: int = 200) -> float:
