@@ -176,7 +176,7 @@ def _spark(arguments: argparse.Namespace, app: str) -> Any:
 def _plan(arguments: argparse.Namespace) -> int:
     from noiselib.report.plan_text import plan_data, plan_text
 
-    data = plan_data(_spec_file(arguments.pipeline), _partitions(arguments.partition))
+    data = plan_data(_spec_file(arguments.pipeline), _partitions(arguments.partition), arguments.accountant)
     print(json.dumps(data) if arguments.json else plan_text(data))
     return 0
 
@@ -185,9 +185,8 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     from noiselib.report.calibration import calibrate
 
     given = arguments
-    answer = calibrate(
-        given.mechanism, given.epsilon, given.delta, given.sensitivity, given.granularity, given.categories
-    )
+    asked = (given.mechanism, given.epsilon, given.delta, given.sensitivity, given.granularity, given.categories)
+    answer = calibrate(*asked, given.accountant)
     print(json.dumps(answer) if arguments.json else "\n".join(f"{name:12} {value}" for name, value in answer.items()))
     return 0
 
@@ -403,6 +402,7 @@ def _parser() -> argparse.ArgumentParser:
     estimate.set_defaults(command=_estimate)
     plan = commands.add_parser("plan", help="what a run would do and cost; reads no rows, spends nothing")
     _add_selection(plan)
+    _add_accountant(plan)
     plan.set_defaults(command=_plan)
     _add_tools(commands)
     return parser
@@ -428,6 +428,11 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     _add_directory(parser)
 
 
+def _add_accountant(command: argparse.ArgumentParser) -> None:
+    text = "whose figure to give (default: pld, by which budgets are paid)"
+    command.add_argument("--accountant", choices=["pld", "rdp", "zcdp"], default="pld", help=text)
+
+
 def _add_tools(commands: Any) -> None:
     calibrate = commands.add_parser("calibrate", help="the noise that a guarantee asks for")
     calibrate.add_argument("mechanism")
@@ -440,6 +445,7 @@ def _add_tools(commands: Any) -> None:
     calibrate.add_argument(
         "--granularity", type=float, help="the lattice's step (default: fine against the scale, or 1)"
     )
+    _add_accountant(calibrate)
     calibrate.add_argument("--json", action="store_true")
     calibrate.set_defaults(command=_calibrate)
     _add_audit(commands)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+from noiselib.accounting import Accountant, Charge, Event, smallest_noise
 from noiselib.errors import SpecError
 from noiselib.mechanisms import ADDITIVE, BOUNDED, ORACLES, Additive, Uniform
-from noiselib.mechanisms.additive import default_step, exact
+from noiselib.mechanisms.additive import SAMPLER_SHARE, default_step, exact
 
 KNOWN = [*(name for name, kind in ADDITIVE.items() if kind is not Uniform), *BOUNDED, *ORACLES]
 Answer = dict[str, Any]
@@ -23,18 +25,31 @@ def calibrate(
     sensitivity: float | None,
     granularity: float | None = None,
     categories: int | None = None,
+    accountant: Accountant = "pld",
 ) -> Answer:
     """What `mechanism` does at that guarantee.
 
     Additive noise: scale (sigma of Gaussian laws, b of Laplace laws), variance and granularity, in the unit of `sensitivity`.
     Bounded numbers: the largest variance of a reading, `sensitivity` being the bounds' width. Categories: p and q, with which
     a report supports the true category and another one, and n Var of the estimate of a frequency near 0.
+    By accountant rdp or zcdp, Gaussian laws need more noise than by their own curve; what is pure costs the same by each.
     Raises SpecError naming the argument that is missing or out of range.
     """
     noise = make_mechanism(mechanism, epsilon, delta, sensitivity, granularity, categories)
-    asked = {"categories": categories} if mechanism in ORACLES else {"sensitivity": sensitivity}
+    asked: Answer = {"categories": categories} if mechanism in ORACLES else {"sensitivity": sensitivity}
+    if accountant != "pld":
+        noise, asked = _dearer(noise, accountant), asked | {"accountant": accountant}
     with said(mechanism):
         return {"mechanism": mechanism, "epsilon": epsilon, "delta": delta or 0.0} | asked | _answer(noise)
+
+
+def _dearer(noise: Any, accountant: Accountant) -> Any:
+    """With the scale that this accountant asks for; to RDP and zCDP a discrete Gaussian is as a continuous one."""
+    if getattr(noise, "delta", None) is None:
+        return noise
+    delta = noise.delta * (1 - SAMPLER_SHARE)
+    multiplier = smallest_noise(lambda z: Charge.of(Event.gaussian(z)), noise.epsilon, delta, accountant)
+    return replace(noise, scale=exact(multiplier) * noise.sensitivity)
 
 
 def _answer(noise: Any) -> Answer:

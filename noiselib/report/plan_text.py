@@ -7,7 +7,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from noiselib.accounting import Charge
+from noiselib.accounting import Accountant, Charge
 from noiselib.errors import LedgerError, NoiseKeyError
 from noiselib.key import load_key
 from noiselib.ledger import Budget, Ledger, ReleaseRequest, preview
@@ -17,10 +17,12 @@ from noiselib.snapshot import choose_partitions, partition_text, read_metadata
 from noiselib.spec import PipelineSpec, load_spec
 
 
-def plan_data(spec_file: Path, wanted: Sequence[dict[str, str]]) -> dict[str, Any]:
+def plan_data(spec_file: Path, wanted: Sequence[dict[str, str]], accountant: Accountant = "pld") -> dict[str, Any]:
     """The plan of the chosen partitions: columns, charge of one release, and what it would leave of the budget.
 
-    Reads file names and footers, no rows. So it does not know the snapshot's fingerprint, and counts every release as new.
+    Another accountant's figure for the charge is said beside it; the ledger pays by privacy loss distributions alone, the
+    tightest. Reads file names and footers, no rows. So it does not know the snapshot's fingerprint, and counts every
+    release as new.
     """
     spec, positions = load_spec(spec_file)
     table = read_metadata(spec.source.path, spec.source.partition_by)
@@ -40,7 +42,8 @@ def plan_data(spec_file: Path, wanted: Sequence[dict[str, str]]) -> dict[str, An
     if spec.privacy is None:
         return data | {"charge": None, "relation": None}
     key_id = _key_id(spec)
-    return data | _cost(spec, plan, [make_release(plan, p, f"new {i}", key_id, 0) for i, p in enumerate(partitions)])
+    releases = [make_release(plan, p, f"new {i}", key_id, 0) for i, p in enumerate(partitions)]
+    return data | _cost(spec, plan, releases, accountant)
 
 
 def _key_id(spec: PipelineSpec) -> str:
@@ -51,7 +54,7 @@ def _key_id(spec: PipelineSpec) -> str:
         return "unknown"
 
 
-def _cost(spec: PipelineSpec, plan: Plan, releases: Sequence[Any]) -> dict[str, Any]:
+def _cost(spec: PipelineSpec, plan: Plan, releases: Sequence[Any], accountant: Accountant) -> dict[str, Any]:
     assert spec.privacy is not None
     limit = spec.privacy.limit
     budget = Budget(spec.privacy.budget, limit.epsilon, limit.delta)
@@ -64,6 +67,7 @@ def _cost(spec: PipelineSpec, plan: Plan, releases: Sequence[Any]) -> dict[str, 
             "epsilon": one.epsilon(budget.delta),
             "delta": budget.delta,
             "events": one.to_json(),
+            "by": {name: one.epsilon(budget.delta, name) for name in dict.fromkeys(("pld", accountant))},
             "pure": _pure(one),
         },
         "budget": {
@@ -138,7 +142,8 @@ def plan_text(data: dict[str, Any]) -> str:
     charge, budget = data["charge"], data["budget"]
     lines += [data["relation"], data["composition"]]
     pure = f"; {charge['pure']['epsilon']:g} as pure epsilon" if charge["pure"] else ""
-    lines.append(f"charge of one release: epsilon {charge['epsilon']:.4g} at delta {charge['delta']:g}{pure}")
+    others = "".join(f"; {epsilon:.4g} by {name}" for name, epsilon in charge["by"].items() if name != "pld")
+    lines.append(f"charge of one release: epsilon {charge['epsilon']:.4g} at delta {charge['delta']:g}{pure}{others}")
     lines.append(
         f"budget {budget['name']}: spent {budget['spent']:.4g} of epsilon {budget['limit']['epsilon']:g} at delta "
         f"{budget['limit']['delta']:g}; remaining {budget['remaining']:.4g}; after this run, if all of it is new: "
