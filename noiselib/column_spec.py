@@ -6,22 +6,39 @@ purpose privacy, a scale elsewhere) depends on the purpose: `contradictions`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-Number = int | Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Epsilon = Annotated[float, Field(gt=0, le=50, allow_inf_nan=False)]
-Delta = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+
+def no_way_up(place: str) -> str:
+    """A path without `..`: Spark resolves that by its text, the system by links, and the two may come to different places."""
+    if ".." in re.split(r"[/:]", place):
+        raise ValueError(
+            "a path with '..' in it: expected one that leads down from the working directory, or an absolute one"
+        )
+    return place
+
+
+# Far beyond any use, and near enough that no square or product of two of them leaves the range of a float.
+SMALLEST, LARGEST = 1e-100, 1e100
+Number = (
+    Annotated[int, Field(ge=-int(LARGEST), le=int(LARGEST))]
+    | Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
+)
+Positive = Annotated[float, Field(ge=SMALLEST, le=LARGEST, allow_inf_nan=False)]
+Epsilon = Annotated[float, Field(ge=1e-9, le=50, allow_inf_nan=False)]
+Delta = Annotated[float, Field(ge=SMALLEST, lt=1, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=1e-9, le=1, allow_inf_nan=False)]
 Names = Annotated[list[str], Field(min_length=1)]
 Bounds = Annotated[tuple[int | float, int | float], Field(strict=False)]  # YAML has lists only
 Severity = Annotated[int, Field(ge=1, le=5)]
 Category = str | bool | int
+Matrix = Annotated[list[Annotated[list[Number], Field(min_length=1)]], Field(min_length=1)]
 
 
 class Model(BaseModel):
@@ -100,7 +117,7 @@ class Bounded(Numeric):
 class Categorical(Noised):
     """A column of declared categories; `file:PATH` holds one a line."""
 
-    categories: Annotated[str, Field(pattern="^file:.+")] | list[Category] | None = None
+    categories: Annotated[str, Field(pattern="^file:.+"), AfterValidator(no_way_up)] | list[Category] | None = None
     on_unknown: Literal["fail", "null"] = "fail"
 
 
@@ -280,7 +297,7 @@ class LabelFlip(Categorical):
     mechanism: Literal["label_flip"]
     rate: Rate | None = None
     severity: Severity | None = None
-    matrix: list[list[Number]] | None = None
+    matrix: Matrix | None = None
 
 
 class Resampling(Categorical):
@@ -297,7 +314,7 @@ class Pram(Categorical):
 
     mechanism: Literal["pram"]
     rate: Rate | None = None
-    matrix: list[list[Number]] | None = None
+    matrix: Matrix | None = None
     invariant: bool = False
     marginal: Literal["estimated"] | list[Number] = "estimated"
 
@@ -307,7 +324,7 @@ class CorrelatedGaussian(Numeric):
 
     mechanism: Literal["correlated_gaussian"]
     with_: Annotated[list[str], Field(alias="with")] = []
-    covariance: list[list[Number]] | None = None
+    covariance: Matrix | None = None
     share: Positive | None = None
     keep_covariance: bool = False
 
@@ -455,5 +472,5 @@ def _strength(column: Any) -> Iterator[str]:
 def _check_order(name: str, bounds: tuple[float, float] | None) -> None:
     if bounds is not None:
         low, high = bounds
-        if not (abs(low) < 1e300 and abs(high) < 1e300 and low < high):
+        if not (abs(low) <= LARGEST and abs(high) <= LARGEST and low < high):
             raise ValueError(f"{name} {str(list(bounds))[:60]}: expected two finite numbers, the lower first")

@@ -5,6 +5,24 @@ A message names the thing, its value, what was expected and where. It never hold
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from itertools import islice
+
+SHOWN_PROBLEMS = 100
+SHOWN_NAMES = 50
+
+
+def told(problems: Collection[str]) -> str:
+    """Problems as one message, a line each; of very many the first only, so that no input makes a message of its own size."""
+    more = len(problems) - SHOWN_PROBLEMS
+    return "\n".join([*islice(problems, SHOWN_PROBLEMS), *([f"and {more} problems more"] if more > 0 else [])])
+
+
+def choice(names: Collection[str]) -> str:
+    """What a name could have been, of very many the first only."""
+    more = len(names) - SHOWN_NAMES
+    return ", ".join([*islice(names, SHOWN_NAMES), *([f"and {more} more"] if more > 0 else [])])
+
 
 class NoiselibError(Exception):
     """A handled failure: shown as one message without a traceback. Exit code 1."""

@@ -18,7 +18,7 @@ from noiselib import spec as s
 from noiselib.accounting import Charge
 from noiselib.column_plan import ROW_KEY_TYPES, ColumnPlan, Context, plan_column, plan_member
 from noiselib.column_spec import NoisedWith
-from noiselib.errors import SpecError
+from noiselib.errors import SpecError, choice, told
 from noiselib.mechanisms import Additive, FrequencyOracle
 from noiselib.snapshot import TableMetadata
 from noiselib.yaml_text import Positions
@@ -97,7 +97,7 @@ def make_plan(spec: s.PipelineSpec, table: TableMetadata, positions: Positions) 
         except KeyError:
             continue  # the column that it is noised with has a problem of its own
     if problems:
-        raise SpecError("\n".join(problems))
+        raise SpecError(told(problems))
     columns = [planned[name] for name in types]
     once = Charge()
     memos: list[tuple[str, Charge]] = []
@@ -139,7 +139,7 @@ def _unaccounted(spec: s.PipelineSpec, types: dict[str, str], positions: Positio
             )
     for name in spec.columns:
         if name not in types:
-            yield f"{positions.where('columns', name)}: column {name!r} is not in {source}: its columns are {', '.join(types)}"
+            yield f"{positions.where('columns', name)}: column {name!r} is not in {source}: its columns are {choice(types)}"
     for name in spec.row_key:
         if name in types and types[name] not in ROW_KEY_TYPES and not types[name].startswith("decimal"):
             expected = f"expected one of {', '.join(sorted(ROW_KEY_TYPES))}"

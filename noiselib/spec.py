@@ -7,11 +7,12 @@ table is judged here; what needs its schema (unnamed columns, types) is judged b
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from noiselib.column_spec import (
     ColumnSpec,
@@ -28,24 +29,29 @@ from noiselib.column_spec import (
     Positive,
     Rappor,
     contradictions,
+    no_way_up,
 )
-from noiselib.errors import SpecError
+from noiselib.errors import SpecError, choice, told
+from noiselib.patterns import check_pattern
 from noiselib.yaml_text import Positions, read_yaml
 
 NAME = r"^[a-z][a-z0-9_]{0,62}$"
 REPLICA = "replica"  # the column that tells copies of one row apart
 
 
+Place = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(no_way_up)]
+
+
 class Table(Model):
     """Where a table lies. A path is relative to the working directory."""
 
-    path: Annotated[str, Field(min_length=1, max_length=4096)]
+    path: Place
     format: Literal["parquet"] = "parquet"
     partition_by: list[str] = Field(default_factory=list)
 
 
 class Target(Model):
-    path: Annotated[str, Field(min_length=1, max_length=4096)]
+    path: Place
     format: Literal["parquet"] = "parquet"
 
 
@@ -53,7 +59,7 @@ class Entity(Model):
     """A privacy unit of several rows: at most `max_rows` of them enter one release."""
 
     entity: Names
-    max_rows: Annotated[int, Field(ge=1)]
+    max_rows: Annotated[int, Field(ge=1, le=1_000_000)]
     on_null_entity: Literal["drop", "fail", "own_unit"] = "fail"
 
 
@@ -100,6 +106,8 @@ class Check(Model):
         if self.expect in needed:
             if needed[self.expect] is None:
                 raise ValueError(f"check {self.expect}: expected {'values' if 'set' in self.expect else 'regex'}")
+            if self.regex is not None:
+                check_pattern(self.regex)
         elif self.min is None and self.max is None:
             raise ValueError(f"check {self.expect}: expected min, max or both")
         return self
@@ -118,8 +126,10 @@ class PipelineSpec(Model):
     columns: Annotated[dict[str, ColumnSpec], Field(min_length=1)]
     checks: list[Check] = Field(default_factory=list)
     replicas: Annotated[int, Field(ge=1, le=1000)] = 1
-    key: Annotated[str, Field(pattern="^(file|env):.+")]
-    ledger: Annotated[str, Field(pattern=r"^(sqlite:///|postgresql\+psycopg://).+")] | None = None
+    key: Annotated[str, Field(pattern="^(file|env):.+"), AfterValidator(no_way_up)]
+    ledger: (
+        Annotated[str, Field(pattern=r"^(sqlite:///|postgresql\+psycopg://).+"), AfterValidator(no_way_up)] | None
+    ) = None
 
     @property
     def entity(self) -> Entity | None:
@@ -146,7 +156,7 @@ def load_spec(path: Path) -> tuple[PipelineSpec, Positions]:
     broken = {problem.partition(": ")[0] for problem in problems}
     problems += [problem for problem in dict.fromkeys(found) if problem.partition(": ")[0] not in broken]
     if problems or spec is None:
-        raise SpecError("\n".join(problems))
+        raise SpecError(told(problems))
     return spec, positions
 
 
@@ -172,19 +182,20 @@ def _contradictions(spec: PipelineSpec) -> Iterator[tuple[tuple[str | int, ...],
     for where, names in references:
         for name in names:
             if name not in named:
-                yield where, f"column {name!r} is not among columns: expected one of {', '.join(named)}"
-        for name in sorted({n for n in names if names.count(n) > 1}):
+                yield where, f"column {name!r} is not among columns: expected one of {choice(named)}"
+        for name in sorted(n for n, times in Counter(names).items() if times > 1):
             yield where, f"column {name!r} is named twice"
     for name in spec.source.partition_by:
         if name in named and not isinstance(named[name], Keep):
             yield ("columns", name), f"partition column {name!r} shows in the published paths: expected keep: public"
+    cases = Counter(name.lower() for name in named)
     for name in named:
         if name.startswith("__"):
             yield (
                 ("columns", name),
                 f"column {name!r}: names that begin with __ are the pipeline's own; rename it upstream",
             )
-        if [other.lower() for other in named].count(name.lower()) > 1:
+        if cases[name.lower()] > 1:
             yield ("columns", name), f"column {name!r}: Spark takes names for equal that differ in case only"
     moving = [name for name in spec.source.partition_by if name not in spec.row_key]
     if spec.memoized and spec.entity is None and moving:

@@ -12,6 +12,9 @@ import yaml
 from noiselib.errors import SpecError
 
 MAX_BYTES = 1_000_000
+MAX_PARTS = 100_000  # names and values: 5,000 columns with all that can be said of each
+MAX_NAME = 255  # characters of a key: no column is called more
+MAX_NUMBER = 400  # characters, or decimal digits, of a number: Python refuses to print a whole one of many more
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,13 @@ class Positions:
 def read_yaml(path: Path) -> tuple[dict[str, Any], Positions, list[str]]:
     """The file as plain data, where its parts stand, and what in it is no plain data. SpecError if it cannot be read."""
     try:
-        raw = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
+        with open(path, "rb") as file:
+            raw = file.read(MAX_BYTES + 1)  # a device has no size to ask for
     except OSError as error:
         raise SpecError(f"{path}: cannot be read ({error.strerror})") from None
-    if raw is None:
+    except ValueError:
+        raise SpecError(f"{str(path)!r}: cannot be read (no path)") from None
+    if len(raw) > MAX_BYTES:
         raise SpecError(f"{path}:1: larger than {MAX_BYTES} bytes: not a spec")
     try:
         root = yaml.compose(raw.decode("utf-8"), Loader=_PlainLoader)
@@ -58,12 +64,17 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Positions, list[str]]:
 class _PlainLoader(yaml.SafeLoader):
     """SafeLoader without tags, and without anchors: an alias could make a small file unfold into a huge one."""
 
+    parts = 0
+
     def compose_node(self, parent: Any, index: Any) -> Any:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise yaml.composer.ComposerError(None, None, "anchors and aliases are not allowed", event.start_mark)
         if len(self.indents) > 50 or self.flow_level > 50:
             raise yaml.composer.ComposerError(None, None, "nested too deeply", event.start_mark)
+        self.parts += 1
+        if self.parts > MAX_PARTS:
+            raise yaml.composer.ComposerError(None, None, f"more than {MAX_PARTS} parts", event.start_mark)
         node: Any = super().compose_node(parent, index)
         if getattr(event, "tag", None):
             # written, not inferred: even !!int is refused, by a name that is not among _TAGS
@@ -94,7 +105,7 @@ def _plain(
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = str(key_node.value)
-            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag not in _TAGS or not key.isprintable():
+            if not isinstance(key_node, yaml.ScalarNode) or not _is_name(key_node):
                 problems.append((key_node.start_mark.line + 1, f"key {key[:60]!r}: expected a name"))
                 continue
             if key in result:
@@ -102,14 +113,27 @@ def _plain(
             lines[(*path, key)] = key_node.start_mark.line + 1
             result[key] = _plain(value_node, (*path, key), lines, problems)
         return result
-    if node.tag.endswith(":timestamp"):
+    if node.tag.endswith((":timestamp", ":str")):
+        if "\0" in node.value:
+            problems.append((line, "value with a null character: expected text"))
+            return None
         return node.value
     try:
-        value = yaml.SafeLoader("").construct_object(node, deep=True)
+        return _number(node)
     except (ValueError, OverflowError, yaml.YAMLError):
         problems.append((line, f"value {str(node.value)[:60]!r} cannot be read as {node.tag.rsplit(':', 1)[1]}"))
         return None
-    if isinstance(value, str) and "\0" in value:
-        problems.append((line, "value with a null character: expected text"))
-        return None
+
+
+def _is_name(key: Any) -> bool:
+    return key.tag in _TAGS and key.value.isprintable() and len(key.value) <= MAX_NAME
+
+
+def _number(node: Any) -> Any:
+    """A number, a boolean or null. Raises ValueError for a number of no use, before it takes time to read."""
+    if len(node.value) > MAX_NUMBER:
+        raise ValueError
+    value = yaml.SafeLoader("").construct_object(node, deep=True)
+    if isinstance(value, int) and abs(value) >= 10**MAX_NUMBER:
+        raise ValueError
     return value
