@@ -36,6 +36,7 @@ Sides = tuple[Floats, Floats]  # scores of outputs on one input, and on the othe
 CONFIDENCE = 1 - 1e-9  # of a bound that refutes a claim
 TIGHT = 0.95  # of the bound that says how close the attack comes
 CELLS = 128  # of a learnt likelihood ratio
+ATOMS = 32  # of the most frequent outputs, each is a cell of its own
 CUTS = 2048  # thresholds that are tried
 CURVE = 33  # points of the claim's curve, from epsilon 0 to the claimed one
 INTERVALS = 8  # two sets in either direction, two probabilities of each
@@ -111,7 +112,7 @@ class Learnt:
         pooled = np.sort(np.concatenate([one, other]))
         values, counts = np.unique(pooled, return_counts=True)
         if len(values) > cells:
-            atoms = values[counts > len(pooled) / cells]
+            atoms = values[np.argsort(counts, kind="stable")[-ATOMS:]]
             values = np.unique(np.concatenate([_quantiles(pooled, cells), atoms, np.nextafter(atoms, np.inf)]))
         edges = np.concatenate([[-np.inf], values[1:]])
         shares = [_counts(edges, x) / (len(x) + len(edges) / 2) for x in (one, other)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 from typing import Any
 
@@ -19,6 +19,7 @@ from noiselib import mechanisms as m
 from noiselib.accounting import Charge, Event
 from noiselib.audit.attack import CONFIDENCE, LEAST_DRAWS, TIGHT, Claim, Finding, Floats, attack
 from noiselib.errors import SpecError
+from noiselib.mechanisms.categorical import Category
 from noiselib.mechanisms.planar import pack
 from noiselib.mechanisms.planar import unpack as unpack_places
 from noiselib.mechanisms.unary import WORD, unpack
@@ -28,6 +29,17 @@ Ints = NDArray[np.int64]
 Point = int | tuple[int, ...]  # of vectors, a component each
 Pair = tuple[Point, Point]
 
+# What an attacker computes of a code, where that is not the code itself: x and x' are the two neighbours. See `feature`.
+_BITS = "2 [x's bit is 1] + [the bit of x' is 1]"
+FEATURES = {
+    "sue": _BITS,
+    "oue": _BITS,
+    "subset_selection": _BITS,
+    "local_hashing": "2 [report = h(x)] + [report = h(x')]",
+    "hadamard_response": "3 (2 in C_x, 1 in the rest of its block, else 0) + the same of x'",
+    "planar_laplace": "the distance to x less that to x', in steps",
+    "rappor": "(h + 1) (ones among the bits of x alone) + (ones among those of x' alone)",
+}
 DRAWS = 1_000_000
 PAIRS = 64  # at most so many pairs of neighbours are looked at
 EXPLORING = 20_000  # draws of either neighbour of each, to find the worst
@@ -58,14 +70,12 @@ def audit_mechanism(
     if claimed is not None:
         subjects = dict(zip(claimed, [subject for subject, _ in own], strict=True))
     return [
-        _audit_one(subject, mechanism.name, claim, derive(key, "audit", str(i)), draws, confidence, len(subjects))
+        _audit_one(subject, claim, derive(key, "audit", str(i)), draws, confidence, len(subjects))
         for i, (claim, subject) in enumerate(subjects.items())
     ]
 
 
-def _audit_one(
-    subject: Any, name: str, claim: Claim, key: bytes, draws: int, confidence: float, subjects: int
-) -> Finding:
+def _audit_one(subject: Any, claim: Claim, key: bytes, draws: int, confidence: float, subjects: int) -> Finding:
     """Find the worst pair by a few draws of each, then attack it by fresh ones."""
     pairs = neighbours(subject)
     if len(pairs) > 1:
@@ -76,8 +86,10 @@ def _audit_one(
         ]
         pairs = [pairs[max(range(len(pairs)), key=lambda i: shown[i].epsilon_lower)]]
     pair = pairs[0]
-    title = f"{name} of {' and '.join(_shown(subject, point) for point in pair)}"
-    return attack(title, claim, *_features(subject, pair, draws, derive(key, "attack")), confidence, subjects)
+    title = f"{subject.name} of {' and '.join(_shown(subject, point) for point in pair)}"
+    found = attack(title, claim, *_features(subject, pair, draws, derive(key, "attack")), confidence, subjects)
+    seen = FEATURES.get(subject.name)
+    return found if seen is None else replace(found, attack=f"{found.attack}, output being {seen}")
 
 
 def _shown(mechanism: Any, point: Point) -> str:
@@ -147,6 +159,14 @@ class RepeatedReports:
 
     mechanism: m.Rappor
     reports: int = 40
+
+    @property
+    def name(self) -> str:
+        return f"{self.reports} reports by rappor"
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        return self.mechanism.categories
 
     @property
     def width(self) -> int:

@@ -47,7 +47,7 @@ class Table:
 
     claim: of the record, that is of all rows of a unit
     world: bool: which of the two neighbours the row's unit is
-    unit:  int64: numbers of the units, from 0 on
+    unit:  int64: numbers of the units, 0 or more; their remainders by 4 are dealt to units without regard to their worlds
     """
 
     columns: tuple[Observed, ...]

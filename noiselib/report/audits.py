@@ -9,12 +9,13 @@ from typing import Any
 
 from noiselib import mechanisms as m
 from noiselib.audit import Finding, audit_mechanism
+from noiselib.column_spec import MECHANISMS
 from noiselib.errors import SpecError
 from noiselib.mechanisms.additive import exact
 from noiselib.report.calibration import KNOWN, make_mechanism, said
 
 OTHERS = ("planar_laplace", "rappor")
-NAMES = (*KNOWN, *OTHERS)
+NAMES = tuple(MECHANISMS)
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class Asked:
 
     def make(self) -> Any:
         """The mechanism. Raises SpecError naming the argument that is missing or out of range."""
+        if self.mechanism not in (*KNOWN, *OTHERS):
+            known = ", ".join((*KNOWN, *OTHERS))
+            raise SpecError(f"mechanism {self.mechanism}: states no guarantee to audit; expected one of {known}")
         if self.mechanism == "rappor":
             return self._rappor()
         if self.epsilon is None:

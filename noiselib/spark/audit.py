@@ -88,6 +88,10 @@ class Layout:
     def unit(self, numbers: Ints) -> Ints:
         return numbers // self.per_unit
 
+    def label(self, numbers: Ints) -> Ints:
+        """Four units after each other have one label, so that each of the attack's four parts has as many of every label."""
+        return self.unit(numbers) // 4 % self.labels
+
     def partitions(self) -> Iterator[tuple[str, Ints]]:
         """Per partition its directory and its rows' numbers."""
         numbers = np.arange(self.rows // self.per_unit * self.per_unit)
@@ -98,7 +102,7 @@ class Layout:
             others = [self._directory(name, 0) for name in self._partition_by[1:]]
             yield (
                 "/".join([self._directory(self._partition_by[0], label), *others]),
-                numbers[numbers % self.labels == label],
+                numbers[self.label(numbers) == label],
             )
 
     def _directory(self, name: str, value: int) -> str:
@@ -115,7 +119,8 @@ class Layout:
         numbers = np.empty(len(labels), np.int64)
         for label in range(self.labels):
             mine = np.flatnonzero(labels == label)
-            numbers[mine] = np.arange(len(mine)) * self.labels + label
+            block, place = np.divmod(np.arange(len(mine)), 4)
+            numbers[mine] = (block * self.labels + label) * 4 + place
         return numbers
 
 
@@ -169,7 +174,7 @@ def write_source(layout: Layout, home: Path) -> dict[str, Ends]:
         if column.treatment == "noised_with"
     }
     for directory, numbers in layout.partitions():
-        labels = layout.unit(numbers) % layout.labels
+        labels = layout.label(numbers)
         columns = {}
         for name, kind in kinds.items():
             column = plan.column(name)
@@ -224,7 +229,7 @@ def _filled(layout: Layout, column: ColumnPlan, kind: pa.DataType, numbers: Ints
 def read_table(layout: Layout, plan: Plan, published: pa.Table, ends: dict[str, Ends]) -> Table:
     """The published table as its attacker sees it, with the claims of `plan`."""
     numbers = layout.published_numbers(published)
-    labels = layout.unit(numbers) % layout.labels
+    labels = layout.label(numbers)
     columns = tuple(
         Observed(
             column.name,
@@ -234,17 +239,7 @@ def read_table(layout: Layout, plan: Plan, published: pa.Table, ends: dict[str, 
         )
         for index, column in enumerate(plan.noised)
     )
-    _, units = np.unique(layout.unit(numbers), return_inverse=True)
-    return Table(columns, record_claim(plan), labels % 2 == 1, _dealt(units.astype(np.int64), labels))
-
-
-def _dealt(units: Ints, labels: Ints) -> Ints:
-    """Numbers of units by which every label has a quarter of its units of each remainder by 4."""
-    first = np.unique(units, return_index=True)[1]
-    order = np.argsort(labels[first], kind="stable")
-    numbers = np.empty(len(first), np.int64)
-    numbers[order] = np.arange(len(first))
-    return numbers[units]
+    return Table(columns, record_claim(plan), labels % 2 == 1, layout.unit(numbers))
 
 
 def record_claim(plan: Plan) -> Claim:
