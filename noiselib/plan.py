@@ -90,6 +90,7 @@ def make_plan(spec: s.PipelineSpec, table: TableMetadata, positions: Positions) 
             continue
         try:
             planned[name] = _plan_one(spec, Context(name, types, spec.purpose == "privacy"), planned)
+            describe_column(planned[name], 1)  # a law that no sampler draws is found here, not in the middle of a run
         except (ValueError, SpecError) as error:
             problems.append(f"{positions.where('columns', name)}: column {name!r}: {error}")
         except ArithmeticError:

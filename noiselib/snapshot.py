@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ def verify_unchanged(table: TableMetadata, partitions: Sequence[Partition]) -> N
     before = {file.path: file.stamp for file in table.files if file.partition in partitions}
     now = {
         str(file): _stamp(file)
-        for file in _walk(root, depth)[1]
+        for file in (_walk(root, depth)[1] if root.exists() else [])
         if unquote("/".join(_partition_directory(root, file, depth))) in chosen
     }
     for path in sorted(before.keys() | now.keys()):
@@ -158,16 +159,25 @@ def _walk(root: Path, depth: int) -> tuple[list[tuple[str, ...]], list[Path]]:
         directory, parts = pending.pop()
         if len(parts) == depth:
             directories.append(parts)
-        for entry in sorted(directory.iterdir()):
+        for entry in _entries(directory):
             if entry.name.startswith(("_", ".")):
                 continue
             if entry.is_dir():
                 if len(parts) >= depth and "=" in entry.name:
                     raise InputError(f"source {root}: directory {entry} is a partition that partition_by does not name")
                 pending.append((entry, (*parts, entry.name) if len(parts) < depth else parts))
-            else:
+            elif entry.is_file():
                 files.append(entry)
+            else:
+                raise InputError(f"source {root}: {entry} is neither a file nor a directory")
     return directories, sorted(files)
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except OSError as error:
+        raise InputError(f"source directory {directory}: cannot be read ({error.strerror})") from None
 
 
 def _partition_directory(root: Path, file: Path, depth: int) -> tuple[str, ...]:
@@ -207,7 +217,7 @@ def _typed_partitions(
 def _read_footer(path: Path) -> pq.FileMetaData:
     try:
         return pq.read_metadata(path)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(f"source file {path}: not a whole Parquet file ({type(error).__name__})") from None
 
 
@@ -216,7 +226,10 @@ def _common_schema(path: str, footers: Mapping[Path, pq.FileMetaData]) -> tuple[
         raise InputError(f"source {path}: holds no data file; an empty table needs one file to show its columns")
     first: tuple[tuple[str, str], ...] | None = None
     for file, footer in footers.items():
-        schema = _footer_types(footer)
+        try:
+            schema = _footer_types(footer)
+        except (ValueError, pa.ArrowException) as error:
+            raise InputError(f"source file {file}: its schema cannot be read ({type(error).__name__})") from None
         if first is None:
             first = schema
         elif schema != first:
@@ -225,11 +238,17 @@ def _common_schema(path: str, footers: Mapping[Path, pq.FileMetaData]) -> tuple[
                 f"source file {file}: its schema differs from the table's in column {odd[0][0] if odd else 'order'!r}"
             )
     assert first is not None
+    twice = [name for name, times in Counter(name for name, _ in first).items() if times > 1]
+    if twice:
+        raise InputError(f"source {path}: column {twice[0]!r} stands twice in its files")
     return first
 
 
 def _footer_types(footer: pq.FileMetaData) -> tuple[tuple[str, str], ...]:
-    """The file's columns and types. Arrow takes Spark's old INT96 timestamps for nanoseconds; Spark reads them as instants."""
+    """The file's columns and types. Arrow takes Spark's old INT96 timestamps for nanoseconds; Spark reads them as instants.
+
+    Raises ArrowException or ValueError where they cannot be read.
+    """
     columns = [footer.schema.column(i) for i in range(footer.num_columns)]
     old = {column.path for column in columns if column.physical_type == "INT96"}
     return tuple((n, "timestamp" if n in old else kind) for n, kind in schema_types(footer.schema.to_arrow_schema()))
@@ -255,10 +274,16 @@ def _type_name(kind: pa.DataType) -> str:
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise InputError(f"source file {path}: cannot be read ({error.strerror})") from None
     return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 def _content_digest(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"source file {path}: cannot be read ({error.strerror})") from None

@@ -7,7 +7,6 @@ walks them in one process, a scheduler walks them as tasks, and a step that was 
 from __future__ import annotations
 
 import platform
-import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pyspark.errors import PythonException
 from pyspark.sql import SparkSession
 
 from noiselib.accounting import Charge
@@ -28,6 +26,7 @@ from noiselib.plan import Plan, describe_column, digest, make_plan, relation
 from noiselib.publish import MANIFESTS, Target
 from noiselib.release import SCHEME, Release, make_release, request, snapshot_identity
 from noiselib.snapshot import TableMetadata, choose_partitions, fingerprint, read_metadata
+from noiselib.spark.causes import cause
 from noiselib.spark.perturb import Inspection, Job, inspect
 from noiselib.spark.stage import stage
 from noiselib.spec import PipelineSpec, load_spec
@@ -69,12 +68,20 @@ def load_plan(spec_file: Path) -> tuple[PipelineSpec, Plan, TableMetadata]:
     return spec, make_plan(spec, table, positions), table
 
 
-def prepare(spec_file: Path, wanted: Sequence[dict[str, str]], say: Say, snapshot: str | None = None) -> Run:
+def prepare(
+    spec_file: Path,
+    wanted: Sequence[dict[str, str]],
+    say: Say,
+    snapshot: str | None = None,
+    key_reference: str | None = None,
+) -> Run:
     """Everything known before the first row is read as rows: plan, snapshot, key id, release ids.
 
-    `snapshot` holds the snapshot's identity to one taken elsewhere: for tests of equality only.
+    `snapshot` holds the snapshot's identity to one taken elsewhere: for tests of equality only. `key_reference` leads to
+    another key than the spec's: that of releases made before the key was replaced.
     """
     spec, plan, table = load_plan(spec_file)
+    spec = spec.model_copy(update={"key": key_reference or spec.key})
     key = load_key(spec.key)
     releases = []
     for partition in choose_partitions(table, wanted):
@@ -110,6 +117,7 @@ def reserved(run: Run) -> Iterator[Ledger | None]:
         return
     with Ledger.open(run.spec.ledger) as ledger:
         holder = run.holder
+        _demand_original_key(run, ledger)
         run.reserved = ledger.reserve(budget, [request(run.plan, release) for release in run.releases], holder)
         try:
             for release in run.releases:
@@ -120,6 +128,19 @@ def reserved(run: Run) -> Iterator[Ledger | None]:
                 yield ledger
         finally:
             ledger.free([release.id for release in run.releases], holder)
+
+
+def _demand_original_key(run: Run, ledger: Ledger) -> None:
+    """What was begun under another key is finished under it, or given up, before the partition is made under this one."""
+    mine = {release.partition_text: release for release in run.releases}
+    for known in ledger.releases(run.spec.pipeline):
+        release = mine.get(known.request.partition)
+        if release and known.state in ("reserved", "staged") and known.request.key_id != release.key_id:
+            raise NoiseKeyError(
+                f"key {run.spec.key}: has id {release.key_id}, and release {known.release_id[:12]} "
+                f"({release.partition_text or 'whole table'}) was begun under {known.request.key_id} and is not finished; "
+                f"expected that key, or: noiselib ledger abandon {run.spec_file} --release {known.release_id[:12]}"
+            )
 
 
 @contextmanager
@@ -164,22 +185,16 @@ def perturb(run: Run, ledger: Ledger | None, spark: SparkSession) -> None:
             run.inspections = inspect(spark, job)
             run.say(f"perturb   {sum(i.rows for i in run.inspections.values())} rows of {len(todo)} releases")
             stage(spark, job, run.target, run.inspections)
-        except InputError:
-            _give_back(run, ledger, todo)
-            raise
-        except PythonException as error:
-            raise from_worker(error) from None
+        except Exception as error:
+            found = cause(error, run.table, [release.partition for release in todo], run.target)
+            if isinstance(found, InputError):
+                _give_back(run, ledger, todo)
+            raise found from (error if found is error else None)
     for release in run.open():
         if ledger is not None and _ledger_state(ledger, release) != "published":
             ledger.advance(release.id, "staged", holder=run.holder)
         run.status[release.id] = "staged"
     run.say(f"stage     {len(todo)} releases staged, {len(run.releases) - len(todo)} were there")
-
-
-def from_worker(error: PythonException) -> Exception:
-    """A worker's own complaint about the key, which names no value; any other failure as it came."""
-    found = re.search(r"NoiseKeyError: (.*)", str(error))
-    return NoiseKeyError(found[1]) if found else error
 
 
 def _give_back(run: Run, ledger: Ledger | None, releases: Sequence[Release]) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from pyspark.errors import PythonException
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
@@ -15,8 +14,9 @@ from noiselib.errors import NoiselibError
 from noiselib.plan import Plan
 from noiselib.release import Release
 from noiselib.snapshot import NULL_PARTITION, verify_unchanged
+from noiselib.spark.causes import cause
 from noiselib.spark.keys import quoted
-from noiselib.spark.path import Run, from_worker
+from noiselib.spark.path import Run
 from noiselib.spark.perturb import Job, noised_rows, published_columns
 from noiselib.spark.tables import data_files, read_files, table_schema
 
@@ -53,8 +53,9 @@ def verify(run: Run, spark: SparkSession, release_id: str | None = None) -> dict
             )
     try:
         differences += _differences(run, spark, chosen)
-    except PythonException as error:
-        raise from_worker(error) from None
+    except Exception as error:
+        found = cause(error, run.table, [release.partition for release in chosen], run.target)
+        raise found from (error if found is error else None)
     verify_unchanged(run.table, [release.partition for release in chosen])
     return {
         "success": not differences,
