@@ -200,10 +200,10 @@ def _audit(arguments: argparse.Namespace) -> int:
         named = {name: getattr(arguments, name) for name in audits.PARAMETERS}
         findings = audits.audit(audits.Asked(of, **named), arguments.draws, arguments.confidence)
     else:
-        from noiselib.spark.audit import audit_pipeline
-
         audits.check_confidence(arguments.confidence)
         began, file = time.monotonic(), _spec_file(of)
+        from noiselib.spark.audit import audit_pipeline
+
         spark = lambda: _spark(arguments, "audit")  # noqa: E731
         findings = audit_pipeline(file, spark, arguments.rows, _progress(began), arguments.confidence)
     answer = audits.audit_data(of, findings)
