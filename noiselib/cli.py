@@ -47,6 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of stdout has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a full disk, a place that may not be written; the path stops at a step that is run again
+        _log(
+            f"{error.filename or arguments.directory}: {error.strerror or type(error).__name__}: stopped; run again to resume"
+        )
+        return 1
     except Exception as error:
         if os.environ.get("NOISELIB_TRACEBACK"):
             raise
@@ -97,8 +102,9 @@ def _walk(arguments: argparse.Namespace) -> int:
     outcome |= {"charge": nothing, "target": None, "manifest": None, "releases": []}
     try:
         run = path.prepare(_spec_file(arguments.pipeline), _partitions(arguments.partition), _progress(began))
+        key = run.spec.key
         name = run.spec.pipeline
-        path.walk(run, lambda: _spark(arguments, name), STEPS[arguments.step])
+        path.walk(run, lambda: _spark(arguments, name, key), STEPS[arguments.step])
         outcome = path.results(run, "success")
     except BaseException as error:
         status = "quarantined" if isinstance(error, ChecksFailed) else "failed"
@@ -109,7 +115,7 @@ def _walk(arguments: argparse.Namespace) -> int:
         raise
     finally:
         outcome |= {"started": started, "seconds": round(time.monotonic() - began, 3)}
-        _write(arguments.results, outcome)
+        _write_results(arguments.results, outcome)
         if arguments.json:
             print(json.dumps(outcome))
     if not arguments.json:
@@ -135,8 +141,9 @@ def _verify(arguments: argparse.Namespace) -> int:
     from noiselib.spark import path, verify
 
     pipeline, release = _pipeline_or_release(arguments.pipeline)
-    run = path.prepare(pipeline, _partitions(arguments.partition), _progress(time.monotonic()))
-    answer = verify.verify(run, _spark(arguments, run.spec.pipeline), release)
+    wanted, say = _partitions(arguments.partition), _progress(time.monotonic())
+    run = path.prepare(pipeline, wanted, say, key_reference=arguments.key)
+    answer = verify.verify(run, _spark(arguments, run.spec.pipeline, run.spec.key), release)
     if arguments.json:
         print(json.dumps(answer))
     elif answer["success"]:
@@ -164,10 +171,10 @@ def _estimate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _spark(arguments: argparse.Namespace, app: str) -> Any:
+def _spark(arguments: argparse.Namespace, app: str, key_reference: str | None = None) -> Any:
     from noiselib.spark.session import open_session
 
-    return open_session(app, arguments.master, arguments.spark_conf)
+    return open_session(app, arguments.master, arguments.spark_conf, key_reference)
 
 
 # ---- without Spark ---------------------------------------------------------------------------------------------------
@@ -372,6 +379,11 @@ def _parser() -> argparse.ArgumentParser:
         _add_selection(step)
         _add_spark(step)
         if name == "verify":
+            step.add_argument(
+                "--key",
+                metavar="REF",
+                help="the key of releases made before the spec's was replaced: file:PATH or env:NAME",
+            )
             step.set_defaults(command=_verify)
         else:
             step.add_argument(
@@ -506,6 +518,14 @@ def _write(path: Path, data: dict[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(data, indent=2) + "\n", "utf-8")
     os.replace(temporary, path)
+
+
+def _write_results(path: Path, outcome: dict[str, Any]) -> None:
+    """Where they cannot be written, what the run itself came to is still told."""
+    try:
+        _write(path, outcome)
+    except OSError as error:
+        _log(f"run results {path}: not written ({error.strerror})")
 
 
 def _log(line: str) -> None:

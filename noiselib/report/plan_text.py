@@ -12,8 +12,9 @@ from noiselib.errors import LedgerError, NoiseKeyError
 from noiselib.key import load_key
 from noiselib.ledger import Budget, Ledger, ReleaseRequest, preview
 from noiselib.plan import Plan, describe_column, make_plan, relation
+from noiselib.publish import Target
 from noiselib.release import make_release, request
-from noiselib.snapshot import choose_partitions, partition_text, read_metadata
+from noiselib.snapshot import Partition, choose_partitions, partition_text, read_metadata
 from noiselib.spec import PipelineSpec, load_spec
 
 
@@ -42,6 +43,7 @@ def plan_data(spec_file: Path, wanted: Sequence[dict[str, str]], accountant: Acc
     if spec.privacy is None:
         return data | {"charge": None, "relation": None}
     key_id = _key_id(spec)
+    data["key"] = {"id": key_id, "under_another": _under_another_key(spec, key_id, partitions)}
     releases = [make_release(plan, p, f"new {i}", key_id, 0) for i, p in enumerate(partitions)]
     return data | _cost(spec, plan, releases, accountant)
 
@@ -52,6 +54,13 @@ def _key_id(spec: PipelineSpec) -> str:
         return load_key(spec.key).id
     except NoiseKeyError:
         return "unknown"
+
+
+def _under_another_key(spec: PipelineSpec, key_id: str, partitions: Sequence[Partition]) -> dict[str, str]:
+    """Of the chosen partitions, those published now under another key than the spec's, each with that key's id."""
+    chosen = {partition_text(partition) for partition in partitions}
+    published = Target(spec.target.path, len(spec.source.partition_by)).manifests()
+    return {m["partition"]: m["key_id"] for m in published if m["partition"] in chosen and m["key_id"] != key_id}
 
 
 def _cost(spec: PipelineSpec, plan: Plan, releases: Sequence[Any], accountant: Accountant) -> dict[str, Any]:
@@ -149,6 +158,12 @@ def plan_text(data: dict[str, Any]) -> str:
         f"{budget['limit']['delta']:g}; remaining {budget['remaining']:.4g}; after this run, if all of it is new: "
         f"{budget['after_run_if_all_new']:.4g}{'' if budget['fits'] else ' (over budget)'}"
     )
+    if data["key"]["under_another"]:
+        others = ", ".join(sorted(set(data["key"]["under_another"].values())))
+        lines.append(
+            f"{len(data['key']['under_another'])} of these partitions are published under another key ({others}): under key "
+            f"{data['key']['id']} each is a new release, with new noise and a charge of its own"
+        )
     if budget["ledger"] != "open":
         lines.append(f"(ledger: {budget['ledger']})")
     lines.append(

@@ -9,6 +9,7 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 
 from noiselib.errors import NoiselibError, SpecError
+from noiselib.spark.leaks import refuse_leaks, session_settings
 
 # What must hold however the session was made, each settable while it runs.
 REQUIRED = {
@@ -22,17 +23,22 @@ REQUIRED = {
 QUIET_LOG = Path(__file__).with_name("log4j2.properties")
 
 
-def open_session(app: str, master: str | None = None, conf_file: Path | None = None) -> SparkSession:
+def open_session(
+    app: str, master: str | None = None, conf_file: Path | None = None, key_reference: str | None = None
+) -> SparkSession:
     """The running session, or a new one: on `master` (default local[*]), with `conf_file` in spark-defaults form.
 
-    Under spark-submit the session's own configuration stands. Raises NoiselibError where Java or Spark cannot start.
+    Under spark-submit the session's own configuration stands. Raises NoiselibError where Java or Spark cannot start, and
+    SpecError for settings that would show values of the data, or the key that `key_reference` leads to.
     """
+    given = _read_conf(conf_file)
+    refuse_leaks(given, key_reference)
     os.environ["PYSPARK_PYTHON"] = os.environ.get("PYSPARK_PYTHON") or sys.executable
     os.environ["PYSPARK_DRIVER_PYTHON"] = os.environ["PYSPARK_PYTHON"]
     builder = SparkSession.builder.appName(f"noiselib {app}")
     if "PYSPARK_GATEWAY_PORT" not in os.environ:  # spark-submit sets it, on a cluster too, and has a master of its own
         settings = {"spark.master": "local[*]", "spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false"}
-        settings |= {"spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={QUIET_LOG}"} | _read_conf(conf_file)
+        settings |= {"spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={QUIET_LOG}"} | given
         for name, value in (settings | ({"spark.master": master} if master else {})).items():
             builder = builder.config(name, value)
     try:
@@ -41,6 +47,7 @@ def open_session(app: str, master: str | None = None, conf_file: Path | None = N
         raise NoiselibError(
             f"Spark does not start ({type(error).__name__}): expected Java 17 or newer on the PATH or in JAVA_HOME"
         ) from error
+    refuse_leaks(session_settings(session), key_reference)
     session.sparkContext.setLogLevel("ERROR")
     for name, value in REQUIRED.items():
         session.conf.set(name, value)
