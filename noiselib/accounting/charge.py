@@ -145,6 +145,7 @@ def _epsilon(charge: Charge, delta: float, accountant: str) -> float:
         return 0.0
     law = ACCOUNTANTS[accountant](charge.events)
     room = delta * math.exp(-law.growth) - law.extra - charge.slack
-    if room <= 0:
-        return charge.pure_epsilon
-    return float(min(charge.pure_epsilon, law.epsilon(room) + law.shift))
+    bound = law.epsilon(room) + law.shift if room > 0 else math.inf
+    if law.extra > delta / 100:  # rounding takes up much of so small a delta; Renyi's bound has none
+        bound = min(bound, _epsilon(charge, delta, "rdp"))
+    return float(min(charge.pure_epsilon, bound))

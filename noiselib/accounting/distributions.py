@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from noiselib.accounting import deltas, sampling
+from noiselib.accounting import deltas, renyi, sampling
 from noiselib.accounting.deltas import Curve, Floats
 from noiselib.accounting.event import REPLACE_ONE, Event
 from noiselib.accounting.law import Law, Parts
-from noiselib.accounting.renyi import log_moments
 from noiselib.accounting.search import inverse
 
 if TYPE_CHECKING:
@@ -27,12 +26,17 @@ if TYPE_CHECKING:
 
 # What is left of a curve where its grid ends goes to an infinite loss.
 _TAIL = 1e-24
+# Total losses, beyond which there is nothing to compute any more.
+_GREATEST_REACH = 1e5
 # Losses of a lattice's noise, above which the grid takes every step and not only those beside them.
 _MANY_LOSSES = 100_000
 
 
 def law(parts: Parts) -> Law:
-    """Merge what is Gaussian (independent Gaussians compose to one), and compose the rest."""
+    """Merge what is Gaussian (independent Gaussians compose to one), and compose the rest.
+
+    Where losses are so great that nothing is protected, Renyi's bound does.
+    """
     counts: Counter[Event] = Counter()
     precision = growth = shift = extra = 0.0
     for event, count in parts:
@@ -43,19 +47,20 @@ def law(parts: Parts) -> Law:
             growth, shift, extra = growth + count * up, shift + count * (up + down), extra + count * tail
             event = replace(event, kind="gaussian", parameters=(sigma / sensitivity,))
         if event.kind == "discrete_gaussian" and event.parameters[1] > 20 * event.parameters[0]:
-            extra = 1.0  # no protection (epsilon > 200), and beyond what is enumerated
+            return renyi.law(parts)
         elif event.kind == "gaussian" and event.rate == 1:
             precision += count / event.parameters[0] ** 2
         else:
             counts[event] += count
-    if extra >= 1:
-        return Law(lambda _: 1.0, lambda _: math.inf, growth, shift, extra)
     if precision:
         counts[replace(Event.gaussian(1 / math.sqrt(precision)), relation=parts[0][0].relation)] += 1
     if counts.total() == 1:
         only = next(iter(counts))
         return Law(only.delta, lambda delta: inverse(only.delta, delta), growth, shift, extra)
-    pld, rounding = composition(tuple(counts.items()))
+    merged = tuple(counts.items())
+    if _reach(merged) > _GREATEST_REACH:
+        return renyi.law(parts)
+    pld, rounding = composition(merged)
     return Law(pld.get_delta_for_epsilon, pld.get_epsilon_for_delta, growth, shift, extra + rounding)
 
 
@@ -88,20 +93,29 @@ def _norm(pld: PrivacyLossDistribution) -> float:
 
 
 def _interval(parts: Parts) -> float:
-    """The grid step of the losses, by powers of ten: 1e-4 where the total loss reaches from 0.2 to 20, and in proportion.
+    """The grid step of the losses, a power of ten: 1e-4 where the total loss reaches from 0.2 to 20, and in proportion.
 
-    The grid keeps at most some 400,000 points. A coarser one errs on the safe side, by about step^2 per event. The loss of
-    one event is about as large as its Renyi divergence of order 2, and varies by its root.
+    A coarser grid errs on the safe side, as if each event's loss varied by step^2 / 6 more: so the step is at most a tenth of
+    what an event's loss varies by on average. The grid keeps at most some 400,000 points.
     """
-    total = largest = 0.0
-    for event, count in parts:
-        moment = float(log_moments(event, np.array([2.0]))[0])
-        sampled = sampling.amplified(moment, event.rate**2)
-        total += count * sampled
-        largest = max(largest, sampling.amplified(_end(event), event.rate))
-    reach = max(total + 10 * math.sqrt(total), largest / 2)
+    reach, count = _reach(parts), sum(count for _, count in parts)
     scale = max(0, math.ceil(math.log10(reach / 20))) + min(0, math.ceil(math.log10(reach / 0.2)))
-    return float(f"1e{scale - 4}")
+    fine = math.floor(math.log10(0.1 * math.sqrt(_total(parts) / count)))
+    coarsest = math.ceil(math.log10(reach / 400_000))
+    return float(f"1e{max(min(scale - 4, fine), coarsest)}")
+
+
+def _reach(parts: Parts) -> float:
+    """How far the total loss reaches, nearly."""
+    total = _total(parts)
+    largest = max(sampling.amplified(_end(event), event.rate) for event, _ in parts)
+    return max(total + 10 * math.sqrt(total), largest / 2)
+
+
+def _total(parts: Parts) -> float:
+    """The sum of the Renyi divergences of order 2: about what the total loss is, and its variance."""
+    moments = ((event, count, float(renyi.log_moments(event, np.array([2.0]))[0])) for event, count in parts)
+    return math.fsum(count * sampling.amplified(moment, event.rate**2) for event, count, moment in moments)
 
 
 @lru_cache(maxsize=128)

@@ -35,8 +35,9 @@ def amplifies(epsilons: Floats, rate: float) -> Floats:
     """ln((t - 1 + q) / q), the inverse of `amplified`, for epsilons >= 0."""
     if rate == 1:
         return epsilons
-    near = np.log1p(np.expm1(np.minimum(epsilons, LARGEST_EXPONENT)) / rate)
-    return np.where(epsilons > LARGEST_EXPONENT, epsilons - math.log(rate), near)
+    small = np.log1p(np.expm1(np.minimum(epsilons, 1.0)) / rate)
+    large = epsilons - math.log(rate) + np.log1p((rate - 1) * np.exp(-np.maximum(epsilons, 1.0)))
+    return np.where(epsilons < 1, small, large)
 
 
 def replacing(curve: Curve, rate: float) -> Curve:

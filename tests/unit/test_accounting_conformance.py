@@ -11,6 +11,8 @@ from dataclasses import replace
 import mpmath
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from scipy import special, stats
 
 from noiselib.accounting import (
@@ -174,6 +176,41 @@ def test_accountants_by_name():
         Charge.of(BASES[0]).epsilon(1e-6, "moments")
     with pytest.raises(SpecError, match="accountant"):
         Charge.of(BASES[0]).delta(100.0, "moments")
+
+
+def scales(low: float, high: float) -> st.SearchStrategy[float]:
+    return st.floats(math.log(low), math.log(high)).map(math.exp)
+
+
+def whole(high: int) -> st.SearchStrategy[int]:
+    return scales(2, high).map(int)
+
+
+ANY_EVENT = st.one_of(
+    st.builds(Event.laplace, scales(0.02, 1e6)),
+    st.builds(Event.gaussian, scales(0.05, 1e6)),
+    st.builds(Event.discrete_laplace, scales(0.05, 1e13), whole(2**40)),
+    st.builds(Event.discrete_gaussian, scales(0.05, 1e13), whole(2**40)),
+    st.builds(Event.randomized_response, scales(1e-6, 50), whole(1000)),
+    st.builds(Event.pure_dp, scales(1e-6, 50)),
+)
+ANY_RATE = st.one_of(st.just(1.0), scales(1e-6, 1))
+ANY_USE = st.tuples(ANY_EVENT, ANY_RATE, whole(1000))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(ANY_USE, min_size=1, max_size=3), st.sampled_from([REPLACE_ONE, ADD_OR_REMOVE_ONE]), scales(1e-12, 0.1))
+@example([(Event.randomized_response(1.37, 319), 0.1123, 166)], REPLACE_ONE, 8e-12)  # rounding takes up delta
+@example([(Event.laplace(99.7), 0.006, 1400), (Event.discrete_gaussian(885e6, 15), 0.66, 147)], REPLACE_ONE, 9e-5)
+@example([(Event.discrete_laplace(0.29, 3598), 1.5e-5, 4), (Event.gaussian(27.9), 0.25, 3)], ADD_OR_REMOVE_ONE, 1e-6)
+@example([(Event.discrete_laplace(1.4, 2**30), 1.0, 2)], ADD_OR_REMOVE_ONE, 1e-10)
+def test_any_events_compose(uses, relation, delta):
+    """No error, and the default is the least, but where losses are absurd: there all are bounds."""
+    charge = sum((Charge.of(e.under(relation).sampled(rate)).times(n) for e, rate, n in uses), Charge())
+    told = {accountant: charge.epsilon(delta, accountant) for accountant in ACCOUNTANTS}
+    assert all(0 <= epsilon <= charge.pure_epsilon * (1 + 1e-12) for epsilon in told.values())
+    if min(told.values()) < 1e4:
+        assert told["pld"] <= min(told.values()) * 1.01 + 1e-9
 
 
 # ---- relations -------------------------------------------------------------------------------------------------------
