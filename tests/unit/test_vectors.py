@@ -355,3 +355,12 @@ def test_other_sampled_gaussians(q, noise, steps, delta):
     if q == 0.001:
         assert told == pytest.approx(1.4154988495, rel=1e-9)
     assert 0.75 * told < charge.epsilon(delta) < told
+
+
+def test_numbers_in_docs_guarantees():
+    for buckets, n_variance in ((4, 3.6917), (3, 3.7701)):
+        assert LocalHashing(tuple(range(10)), 1.0, buckets).frequency_variance() == pytest.approx(n_variance, abs=5e-5)
+    replaced = Charge.of(Event.gaussian(1.3).sampled(0.0025)).times(6000)
+    removed = Charge.of(Event.gaussian(1.3).under(ADD_OR_REMOVE_ONE).sampled(0.0025)).times(6000)
+    assert [round(charge.epsilon(1e-5), 4) for charge in (replaced, removed)] == [0.7963, 0.6401]
+    assert Piecewise(*BOUNDS, 1.0).variance == pytest.approx(5.223597, abs=1e-6)
