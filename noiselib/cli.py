@@ -12,7 +12,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,22 +29,33 @@ if TYPE_CHECKING:
 PIPELINES = Path("conf/pipelines")
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or a request to end: what unwinds the stack after a signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 1 failure, 2 usage or spec, 3 checks, 4 over budget, 5 held."""
+    """Run one command; returns the exit code: 0 done, 1 failure, 2 usage or spec, 3 checks, 4 over budget, 5 held.
+
+    After a signal it is 128 + its number, as the shell counts: 130 for Ctrl-C, 143 for SIGTERM.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setLevel(logging.WARNING)  # some libraries set their own loggers lower
     logging.basicConfig(handlers=[handler], format="%(message)s")
     arguments = _parser().parse_args(argv)
     try:
-        signal.signal(signal.SIGTERM, _terminated)
-        _enter(arguments.directory)
-        return int(arguments.command(arguments))
+        with _interruptible():
+            _enter(arguments.directory)
+            return int(arguments.command(arguments))
     except NoiselibError as error:
         _log(f"{type(error).__name__}: {error}")
         return error.exit_code
-    except KeyboardInterrupt:
-        _log("interrupted: what was reserved stays reserved; run again to resume")
-        return 130
+    except KeyboardInterrupt as error:
+        _log(f"interrupted ({error or 'SIGINT'}): what was reserved stays reserved; run again to resume")
+        return int(getattr(error, "exit_code", 130))
     except BrokenPipeError:  # the reader of stdout has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -68,8 +80,34 @@ def _condition(error: Exception) -> str:
     return f" ({condition})" if condition else ""
 
 
-def _terminated(_signal: int, _frame: object) -> None:
-    raise KeyboardInterrupt
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Signals that ask a process to end unwind it. One that is ignored already, as under nohup, stays so."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        _listen()
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _listen() -> None:
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    """Nothing that we started outlives us, so Spark goes first. Another signal now would only stop the tidying up."""
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    if session := sys.modules.get("noiselib.spark.session"):
+        session.end_session()
+    raise Interrupted(number)
 
 
 def _enter(directory: Path) -> None:
@@ -93,24 +131,24 @@ STEPS = {  # command -> the steps of the path that it takes, after reserving
 
 def _walk(arguments: argparse.Namespace) -> int:
     """Take the command's steps, and write run_results.json whatever happens."""
-    from noiselib.spark import path
-
     began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     run: Run | None = None
     nothing = {"epsilon": 0.0, "delta": 0.0}
     outcome: dict[str, Any] = {"status": "failed", "pipeline": str(arguments.pipeline), "rows_in": 0, "rows_out": 0}
     outcome |= {"charge": nothing, "target": None, "manifest": None, "releases": []}
     try:
+        from noiselib.spark import path  # takes seconds
+
         run = path.prepare(_spec_file(arguments.pipeline), _partitions(arguments.partition), _progress(began))
         key = run.spec.key
-        name = run.spec.pipeline
+        name, run.take_over = run.spec.pipeline, arguments.take_over
         path.walk(run, lambda: _spark(arguments, name, key), STEPS[arguments.step])
         outcome = path.results(run, "success")
     except BaseException as error:
-        status = "quarantined" if isinstance(error, ChecksFailed) else "failed"
+        status = _status(error)
         if run is not None:
             outcome = path.results(run, status)
-        text = str(error) if isinstance(error, NoiselibError) else type(error).__name__
+        text = str(error) if isinstance(error, (NoiselibError, Interrupted)) else type(error).__name__
         outcome |= {"status": status, "error": {"type": type(error).__name__, "message": text}}
         raise
     finally:
@@ -121,6 +159,12 @@ def _walk(arguments: argparse.Namespace) -> int:
     if not arguments.json:
         _print_outcome(outcome)
     return 0
+
+
+def _status(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return "quarantined" if isinstance(error, ChecksFailed) else "failed"
 
 
 def _progress(began: float) -> Callable[[str], None]:
@@ -174,7 +218,10 @@ def _estimate(arguments: argparse.Namespace) -> int:
 def _spark(arguments: argparse.Namespace, app: str, key_reference: str | None = None) -> Any:
     from noiselib.spark.session import open_session
 
-    return open_session(app, arguments.master, arguments.spark_conf, key_reference)
+    handler = signal.getsignal(signal.SIGINT)
+    session = open_session(app, arguments.master, arguments.spark_conf, key_reference)
+    signal.signal(signal.SIGINT, handler)  # Spark sets one of its own
+    return session
 
 
 # ---- without Spark ---------------------------------------------------------------------------------------------------
@@ -227,10 +274,18 @@ def _ledger(arguments: argparse.Namespace) -> int:
         with Ledger.create(url) as ledger:
             print(f"ledger {url}: {'created' if ledger.created else 'is there already, unchanged'}")
         return 0
+    if arguments.action == "migrate":
+        before, after = Ledger.migrate(url)
+        print(f"ledger {url}: {'is of' if before == after else f'migrated from version {before} to'} version {after}")
+        return 0
     with Ledger.open(url) as ledger:
         if arguments.action == "abandon":
             _abandon(ledger, arguments)
             return 0
+        if arguments.action == "verify":
+            verified = ledger_text.verified(ledger, arguments.head)
+            print(json.dumps(verified) if arguments.json else ledger_text.verified_text(verified))
+            return 0 if verified["success"] else 1
         data = ledger_text.show(ledger) if arguments.action == "show" else ledger_text.history(ledger, arguments.budget)
         print(json.dumps(data) if arguments.json else ledger_text.table(data))
     return 0
@@ -238,6 +293,7 @@ def _ledger(arguments: argparse.Namespace) -> int:
 
 def _abandon(ledger: Ledger, arguments: argparse.Namespace) -> None:
     """Give up a release that no reader could have seen: its noised rows are removed first, then its charge is given back."""
+    from noiselib.ledger import Holder
     from noiselib.publish import Target
     from noiselib.spec import load_spec
 
@@ -250,8 +306,10 @@ def _abandon(ledger: Ledger, arguments: argparse.Namespace) -> None:
     target = Target(spec.target.path, len(spec.source.partition_by))
     if target.manifest(release_id) is not None:
         raise LedgerError(f"release {release_id[:12]} is published: its charge is never given back")
+    holder = Holder.current()
+    ledger.hold(release_id, holder)  # from here on nobody stages it anew
     target.forget(release_id)
-    ledger.abandon(release_id)
+    ledger.abandon(release_id, holder=holder)
 
 
 def _one_release(ledger: Any, prefix: str) -> str:
@@ -287,8 +345,10 @@ def _gc(arguments: argparse.Namespace) -> int:
                         f"release {release.release_id[:12]} of {spec.pipeline} is being made by process {release.holder.pid} on "
                         f"{release.holder.host}: nothing is removed while it runs"
                     )
-    for removed in Target(spec.target.path, len(spec.source.partition_by)).collect():
-        print(removed)
+    target = Target(spec.target.path, len(spec.source.partition_by))
+    with target.held() if spec.ledger is None else nullcontext():
+        for removed in target.collect():
+            print(removed)
     return 0
 
 
@@ -389,6 +449,11 @@ def _parser() -> argparse.ArgumentParser:
             step.add_argument(
                 "--results", type=Path, default=Path("run_results.json"), help="where run results are written"
             )
+            step.add_argument(
+                "--take-over",
+                action="store_true",
+                help="take the releases from a run that still holds them; it can write nothing to the ledger afterwards",
+            )
             step.set_defaults(command=_walk, step=name)
     estimate = commands.add_parser(
         "estimate", help="what a published release says about its data, with standard errors"
@@ -462,10 +527,11 @@ def _add_tools(commands: Any) -> None:
     calibrate.set_defaults(command=_calibrate)
     _add_audit(commands)
     ledger = commands.add_parser("ledger", help="the account that pays")
-    ledger.add_argument("action", choices=["init", "show", "history", "abandon"])
+    ledger.add_argument("action", choices=["init", "show", "history", "abandon", "verify", "migrate"])
     ledger.add_argument("ledger", metavar="LEDGER", help="a URL, or the pipeline whose ledger it is")
     ledger.add_argument("--budget")
     ledger.add_argument("--release", metavar="ID", help="the beginning of a release's id")
+    ledger.add_argument("--head", metavar="HASH", help="verify: a head noted earlier, which must still be in the chain")
     ledger.add_argument("--json", action="store_true")
     ledger.set_defaults(command=_ledger)
     schema = commands.add_parser("schema", help="the JSON Schema of the spec, for editors")

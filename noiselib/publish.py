@@ -16,6 +16,8 @@ import fcntl
 import json
 import os
 import shutil
+import tempfile
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +25,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from noiselib.errors import NoiselibError, ReleaseHeld
+from noiselib.failpoint import failpoint
 from noiselib.release import Release
 
+TABLES = "An object store needs a table format such as Delta or Iceberg, which is not supported yet."
+NEXT = "next"  # the link that is about to become the target
 MANIFESTS = "_noiselib"  # a leading underscore: Spark and Arrow do not take it for data
 
 
@@ -33,8 +38,10 @@ class Target:
 
     def __init__(self, path: str, depth: int) -> None:
         if "://" in path and not path.startswith("file://"):
+            scheme = path.partition("://")[0]
             raise NoiselibError(
-                f"target {path}: publishing Parquet there cannot be atomic (no rename of a link); expected a local or mounted path"
+                f"target {path}: publishing Parquet files through {scheme}:// cannot be atomic (no link can be renamed); "
+                f"expected a local or mounted path. {TABLES}"
             )
         self.path = Path(path.removeprefix("file://")).absolute()  # Spark, which writes here too, may work elsewhere
         self.depth = depth
@@ -46,11 +53,15 @@ class Target:
         return self.home / "staging" / release_id
 
     def scratch(self, job_id: str) -> Path:
-        """Where one Spark job writes before its releases are told apart. Emptied first."""
-        path = self.home / "staging" / f"job-{job_id}"
-        shutil.rmtree(path, ignore_errors=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+        """A new place where one Spark job writes before its releases are told apart; what a killed run of it left is removed.
+
+        No two runs share one: tasks of a killed driver may write on for a while.
+        """
+        staging = self.home / "staging"
+        for leftover in staging.glob(f"job-{job_id}-*"):
+            self.clear(leftover)
+        staging.mkdir(parents=True, exist_ok=True)
+        return staging / f"job-{job_id}-{uuid.uuid4().hex[:8]}"
 
     def clear(self, scratch: Path) -> None:
         """Remove what a Spark job left there."""
@@ -58,8 +69,8 @@ class Target:
 
     def stage(self, release: Release, written: Path, record: Mapping[str, Any]) -> None:
         """Move what Spark wrote for `release` to its own place. It counts as staged once `staged.json` is there."""
+        self.discard(release.id)
         place = self.staging(release.id)
-        shutil.rmtree(place, ignore_errors=True)
         data = place / "data" / _partition_directory(written, release)
         data.parent.mkdir(parents=True, exist_ok=True)
         os.rename(written, data)
@@ -68,6 +79,7 @@ class Target:
                 file.unlink()
             else:
                 _sync(file)
+        _sync_directories(place)
         _write_json(place / "staged.json", record)
 
     def staged(self, release_id: str) -> dict[str, Any] | None:
@@ -90,12 +102,15 @@ class Target:
         return {str(file.relative_to(data)): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
 
     def discard(self, release_id: str) -> None:
+        """Remove a staged release. Its mark goes first: half removed, it must not count as staged."""
+        (self.staging(release_id) / "staged.json").unlink(missing_ok=True)
         shutil.rmtree(self.staging(release_id), ignore_errors=True)
 
     def forget(self, release_id: str) -> None:
         """Remove the noised rows of a release that is given up, staged or quarantined: its charge can then be given back."""
         for place in (self.staging(release_id), self.home / "quarantine" / release_id):
             if place.exists():
+                (place / "staged.json").unlink(missing_ok=True)
                 shutil.rmtree(place)
 
     def quarantine(self, release_id: str) -> Path:
@@ -133,28 +148,43 @@ class Target:
     def publish(self, releases: Sequence[Release], manifests: Mapping[str, Mapping[str, Any]]) -> None:
         """Make the staged `releases` current, all in one step, each in the place of its partition's older release."""
         with self._alone():
-            versions = self.home / "versions"
-            versions.mkdir(parents=True, exist_ok=True)
             current = self.current()
-            number = 1 + max((int(p.name) for p in versions.iterdir() if p.name.isdecimal()), default=0)
+            self._sweep()
+            versions = self.home / "versions"
+            number = 1 + max((int(p.name) for p in versions.iterdir()), default=0)
             building = versions / f"building-{number}"
-            for leftover in versions.glob("building-*"):
-                shutil.rmtree(leftover)
             replaced = {release.partition_text for release in releases}
             (building / MANIFESTS).mkdir(parents=True)
             if current is not None:
                 self._carry_over(current, building, replaced)
+            failpoint("while_building")
             for release in releases:
                 self._add(release, building)
                 _write_json(building / MANIFESTS / f"{release.id}.json", manifests[release.id])
             _sync_directories(building)
             os.rename(building, versions / str(number))
             _sync(versions)
+            _sync(self.home)
+            failpoint("before_swap")
             self._point_to(Path(self.home.name) / "versions" / str(number))
-            # kept: the new version, and the one that a reader may still be reading; not a version that never was current
-            for old in versions.iterdir():
-                if old.name != str(number) and (current is None or old.name != current.name):
-                    shutil.rmtree(old)
+            failpoint("after_swap")
+            self._sweep()
+
+    def _sweep(self) -> list[Path]:
+        """Keep the current version, and the one before it, which a reader may still be reading; says what was removed.
+
+        A version above the current one was built and never seen; one below it was current once.
+        """
+        versions = self.home / "versions"
+        versions.mkdir(parents=True, exist_ok=True)
+        current = self.current()
+        now = int(current.name) if current is not None else 0
+        numbers = sorted(int(place.name) for place in versions.iterdir() if place.name.isdecimal())
+        kept = {str(number) for number in [n for n in numbers if n <= now][-2:]}
+        removed = [place for place in sorted(versions.iterdir()) if place.name not in kept]
+        for place in removed:
+            shutil.rmtree(place)
+        return removed
 
     def _carry_over(self, current: Path, building: Path, replaced: set[str]) -> None:
         for file in sorted(p for p in current.rglob("*") if p.is_file()):
@@ -175,7 +205,7 @@ class Target:
             _link(file, building / file.relative_to(data))
 
     def _point_to(self, version: Path) -> None:
-        link = self.home / "next"
+        link = self.home / NEXT
         link.unlink(missing_ok=True)
         # the link is made in the home directory but read from the target's own: relative to that
         os.symlink(version, link)
@@ -183,13 +213,29 @@ class Target:
         _sync(self.path.parent)
 
     def collect(self) -> list[str]:
-        """Remove everything staged or quarantined; says what was removed."""
-        removed = []
+        """Remove everything staged, quarantined or left by a killed publisher; says what was removed."""
         with self._alone():
-            for place in [*self.home.glob("staging/*"), *self.home.glob("quarantine/*")]:
+            removed = [place for at in ("staging/*", "quarantine/*", "probe-*") for place in self.home.glob(at)]
+            for place in removed:
+                (place / "staged.json").unlink(missing_ok=True)
                 shutil.rmtree(place)
-                removed.append(str(place))
-        return removed
+            (self.home / NEXT).unlink(missing_ok=True)
+            return [str(place) for place in [*removed, *self._sweep()]]
+
+    def prove(self) -> None:
+        """Do once what publishing will do, beside the target. Raises NoiselibError where the file system cannot."""
+        self.current()
+        try:
+            with self._alone(), tempfile.TemporaryDirectory(prefix="probe-", dir=self.home) as probe:
+                link, place = Path(probe, NEXT), Path(probe, "target")
+                for version in ("1", "2"):
+                    os.symlink(version, link)
+                    os.replace(link, place)
+        except OSError as error:
+            raise NoiselibError(
+                f"target {self.path}: cannot be published atomically ({error.strerror}); expected a directory to write to, on a "
+                f"file system with symbolic links, locks and rename, such as ext4 or xfs. {TABLES}"
+            ) from None
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -225,6 +271,7 @@ def _link(source: Path, target: Path) -> None:
         if error.errno not in (errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EMLINK):
             raise
         shutil.copy2(source, target)  # a file system without hard links
+        _sync(target)
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:

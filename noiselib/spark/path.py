@@ -20,11 +20,12 @@ from pyspark.sql import SparkSession
 
 from noiselib.accounting import Charge
 from noiselib.errors import ChecksFailed, InputError, NoiseKeyError, NoiselibError
+from noiselib.failpoint import failpoint
 from noiselib.key import load_key
 from noiselib.ledger import LEASE_SECONDS, Budget, Holder, Ledger, ReserveResult
 from noiselib.plan import Plan, describe_column, digest, make_plan, relation
 from noiselib.publish import MANIFESTS, Target
-from noiselib.release import SCHEME, Release, make_release, request, snapshot_identity
+from noiselib.release import SCHEME, Release, budget_of, make_release, request, snapshot_identity
 from noiselib.snapshot import TableMetadata, choose_partitions, fingerprint, read_metadata
 from noiselib.spark.causes import cause
 from noiselib.spark.perturb import Inspection, Job, inspect
@@ -50,11 +51,11 @@ class Run:
     status: dict[str, str] = field(default_factory=dict)
     inspections: dict[str, Inspection] = field(default_factory=dict)
     holder: Holder = field(default_factory=Holder.current)
+    take_over: bool = False  # releases from another run that still holds them
 
     @property
     def budget(self) -> Budget | None:
-        privacy = self.spec.privacy
-        return Budget(privacy.budget, privacy.limit.epsilon, privacy.limit.delta) if privacy else None
+        return budget_of(self.spec)
 
     def open(self) -> list[Release]:
         """Releases that are not published yet."""
@@ -118,7 +119,9 @@ def reserved(run: Run) -> Iterator[Ledger | None]:
     with Ledger.open(run.spec.ledger) as ledger:
         holder = run.holder
         _demand_original_key(run, ledger)
-        run.reserved = ledger.reserve(budget, [request(run.plan, release) for release in run.releases], holder)
+        asked = [request(run.plan, release) for release in run.releases]
+        run.reserved = ledger.reserve(budget, asked, holder, take_over=run.take_over)
+        failpoint("after_reserve")
         try:
             for release in run.releases:
                 run.status[release.id] = _state(run, ledger, release)
@@ -172,24 +175,28 @@ def _state(run: Run, ledger: Ledger, release: Release) -> str:
             ledger.advance(release.id, "staged", holder=run.holder)
             ledger.begin_publish(release.id, run.holder)
             ledger.advance(release.id, "published", holder=run.holder)
+        run.target.discard(release.id)
         return "unchanged"
     return "staged" if run.target.staged(release.id) is not None else "reserved"
 
 
-def perturb(run: Run, ledger: Ledger | None, spark: SparkSession) -> None:
+def perturb(run: Run, ledger: Ledger | None, spark: OpenSpark) -> None:
     """Draw the noise of every release that is not staged yet, in one Spark job, and stage them."""
     todo = [release for release in run.open() if run.target.staged(release.id) is None]
     if todo:
         job = Job(run.plan, run.table, tuple(todo), run.spec.key)
         try:
-            run.inspections = inspect(spark, job)
+            session = spark()
+            run.inspections = inspect(session, job)
+            failpoint("after_inspect")
             run.say(f"perturb   {sum(i.rows for i in run.inspections.values())} rows of {len(todo)} releases")
-            stage(spark, job, run.target, run.inspections)
+            stage(session, job, run.target, run.inspections)
         except Exception as error:
             found = cause(error, run.table, [release.partition for release in todo], run.target)
             if isinstance(found, InputError):
                 _give_back(run, ledger, todo)
             raise found from (error if found is error else None)
+        failpoint("after_stage")
     for release in run.open():
         if ledger is not None and _ledger_state(ledger, release) != "published":
             ledger.advance(release.id, "staged", holder=run.holder)
@@ -207,15 +214,15 @@ def _give_back(run: Run, ledger: Ledger | None, releases: Sequence[Release]) -> 
             ledger.abandon(release.id, {"reason": "input"}, run.holder)
 
 
-def check(run: Run, ledger: Ledger | None, spark: SparkSession) -> None:
-    """Check every staged release. A failed one is quarantined, and then nothing of this run is published."""
-    from noiselib.spark.checks import check_release  # Great Expectations takes seconds to import: only where it is used
-
+def check(run: Run, ledger: Ledger | None, spark: OpenSpark) -> None:
+    """Check every staged release that has not passed yet. A failed one is quarantined, and nothing of this run is published."""
     failed = []
     for release in run.open():
         _must_be_staged(run, release)
-        about = {"suite": _suite(run), "files": run.target.files(release.id)}
-        result = {**check_release(spark, run.plan, release, run.target), **about}
+        if _passed(run, release):
+            run.status[release.id] = "checked"
+            continue
+        result = {**_check_release(run, release, spark), **_checked(run, release)}
         for verdict in result["checks"]:
             if not verdict["success"]:
                 what = f"{verdict['check']}{' of ' + verdict['column'] if verdict['column'] else ''}"
@@ -230,7 +237,25 @@ def check(run: Run, ledger: Ledger | None, spark: SparkSession) -> None:
     if failed:
         named = [f"{r.partition_text or r.pipeline}: {', '.join(_failures(result))}" for r, result in failed]
         raise ChecksFailed("checks failed, nothing is published:\n" + "\n".join(named))
+    failpoint("after_check")
     run.say(f"check     {len(run.releases)} releases passed")
+
+
+def _check_release(run: Run, release: Release, spark: OpenSpark) -> dict[str, Any]:
+    from noiselib.spark.checks import check_release  # Great Expectations takes seconds to import: only where it is used
+
+    return check_release(spark(), run.plan, release, run.target)
+
+
+def _checked(run: Run, release: Release) -> dict[str, Any]:
+    """What a verdict is about: the checks, and the files as they are staged."""
+    return {"suite": _suite(run), "files": run.target.files(release.id)}
+
+
+def _passed(run: Run, release: Release) -> bool:
+    """Whether the release, as it is staged, passed the checks as they are in the spec."""
+    result = run.target.checks(release.id) or {}
+    return all(result.get(name) == value for name, value in {"success": True, **_checked(run, release)}.items())
 
 
 def _suite(run: Run) -> str:
@@ -247,6 +272,7 @@ def _quarantine(run: Run, ledger: Ledger | None, release: Release, result: dict[
     if run.target.staging(release.id).exists():
         run.target.record_checks(release.id, result)
         run.target.quarantine(release.id)
+    failpoint("after_quarantine")
     run.status[release.id] = "quarantined"
     if (
         ledger is not None and _ledger_state(ledger, release) != "published"
@@ -259,9 +285,7 @@ def publish(run: Run, ledger: Ledger | None) -> None:
     ready = run.open()
     for release in ready:
         _must_be_staged(run, release)
-        result = run.target.checks(release.id)
-        about = {"success": True, "suite": _suite(run), "files": run.target.files(release.id)}
-        if result is None or any(result.get(name) != value for name, value in about.items()):
+        if not _passed(run, release):
             raise NoiselibError(
                 f"release {release.id[:12]} ({release.partition_text}): not checked; expected a passed check first"
             )
@@ -269,11 +293,14 @@ def publish(run: Run, ledger: Ledger | None) -> None:
     for release in ready:
         if ledger is not None and _ledger_state(ledger, release) != "published":
             ledger.begin_publish(release.id, run.holder)
+    failpoint("before_publish")
     if ready:
         run.target.publish(ready, manifests)
+    failpoint("after_publish")
     for release in run.open():
         if ledger is not None:
             ledger.advance(release.id, "published", holder=run.holder)
+        failpoint("after_commit")
         run.target.discard(release.id)
         run.status[release.id] = "published"
     run.say(f"publish   {len(ready)} releases to {run.target.path}, {len(run.releases) - len(ready)} unchanged")
@@ -349,15 +376,17 @@ def walk(run: Run, spark: OpenSpark, steps: Sequence[str] = ("perturb", "check",
         for release in run.releases:
             if run.target.manifest(release.id) is None:
                 _must_be_staged(run, release)
+    if any(run.target.manifest(release.id) is None for release in run.releases):
+        run.target.prove()
     with reserved(run) as ledger:
         if not run.open():
             run.say(f"publish   nothing to do: {len(run.releases)} releases unchanged")
             return
         for step in steps:
             if step == "perturb":
-                perturb(run, ledger, spark())
+                perturb(run, ledger, spark)
             elif step == "check":
-                check(run, ledger, spark())
+                check(run, ledger, spark)
             elif step == "publish":
                 publish(run, ledger)
 
@@ -384,6 +413,8 @@ def _release_result(run: Run, release: Release) -> dict[str, Any]:
     manifest, staged = run.target.manifest(release.id), run.target.staged(release.id)
     rows = (manifest or staged or {}).get("rows")
     status = run.status.get(release.id, "planned")
+    if manifest is not None and status != "unchanged":
+        status = "published"  # readers see it, though the run may have been interrupted before it said so
     before = run.reserved.states.get(release.id) if run.reserved else "planned"
     new = before in (None, "abandoned") and status != "abandoned"
     entry = {

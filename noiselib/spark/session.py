@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
+from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from noiselib.errors import NoiselibError, SpecError
@@ -52,6 +54,22 @@ def open_session(
     for name, value in REQUIRED.items():
         session.conf.set(name, value)
     return session
+
+
+def end_session(wait_seconds: float = 5.0) -> None:
+    """End the JVM that this process started, and with it its Python workers: by closing the pipe it waits on, else by force.
+
+    For a process that ends now. Under spark-submit the JVM is our parent and not ours to end.
+    """
+    process: subprocess.Popen[bytes] | None = getattr(SparkContext._gateway, "proc", None)
+    if process is None or process.stdin is None:
+        return
+    process.stdin.close()
+    try:
+        process.wait(wait_seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _read_conf(path: Path | None) -> dict[str, str]:

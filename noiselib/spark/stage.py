@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote
 
 from pyspark.sql import DataFrame, SparkSession
 
+from noiselib.failpoint import failpoint
 from noiselib.plan import digest
 from noiselib.publish import Target
 from noiselib.release import Release
@@ -37,6 +38,7 @@ def _write_and_stage(
     writer = published.write.mode("errorifexists")
     partition_by = job.table.partition_by
     (writer.partitionBy(*partition_by) if partition_by else writer).parquet(str(scratch / "table"))
+    failpoint("after_write")
     found = law.verdicts()
     verify_unchanged(job.table, [release.partition for release in job.releases])
     written = _written(scratch / "table", len(partition_by))
@@ -45,6 +47,7 @@ def _write_and_stage(
         if place is None:
             place = _write_empty(published, scratch / "empty", release)
         target.stage(release, place, {"release_id": release.id, "law": found, **asdict(inspections[release.id])})
+        failpoint("while_staging")
 
 
 def _written(scratch: Path, depth: int) -> dict[str, Path]:
