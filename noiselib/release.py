@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 
 from noiselib.column_plan import ColumnPlan
 from noiselib.key import NoiseKey
-from noiselib.ledger import Memo, ReleaseRequest
+from noiselib.ledger import Budget, Memo, ReleaseRequest
 from noiselib.noise.stream import derive
 from noiselib.plan import Plan, canonical, canonical_column, digest
 from noiselib.snapshot import Partition, partition_text
+from noiselib.spec import PipelineSpec
 
 SCHEME = 2  # of everything that determines values: encodings, key derivation, samplers, lattices
 
@@ -54,6 +55,14 @@ def make_release(plan: Plan, partition: Partition, snapshot: str, key_id: str, r
         "key": key_id,
     }
     return Release(digest(identity), plan.spec.pipeline, partition, snapshot, key_id, rows)
+
+
+def budget_of(spec: PipelineSpec) -> Budget | None:
+    """The account that pays for a pipeline's releases; None where nothing is claimed, and nothing paid."""
+    if spec.privacy is None:
+        return None
+    unit = f"entity ({', '.join(spec.entity.entity)})" if spec.entity else "row"
+    return Budget(spec.privacy.budget, spec.privacy.limit.epsilon, spec.privacy.limit.delta, unit)
 
 
 def request(plan: Plan, release: Release) -> ReleaseRequest:

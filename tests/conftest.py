@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from false_alarms import Looks
+from ledgers import ledger, postgresql, url  # noqa: F401 (fixtures)
 from small_pipeline import Small, make_small
 
 

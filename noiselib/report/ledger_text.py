@@ -1,4 +1,4 @@
-"""`noiselib ledger show|history`: the accounts as data and as text."""
+"""`noiselib ledger show|history|verify`: the accounts as data and as text."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def show(ledger: Ledger) -> list[dict[str, Any]]:
             "delta": status.budget.delta,
             "spent": status.spent,
             "remaining": status.remaining,
+            "unit": status.budget.unit,
             **status.counts,
         }
         for status in ledger.show()
@@ -34,6 +35,24 @@ def history(ledger: Ledger, budget: str | None) -> list[dict[str, Any]]:
         }
         for entry in ledger.history(budget)
     ]
+
+
+def verified(ledger: Ledger, head: str | None) -> dict[str, Any]:
+    """Whether the history's chain holds and the tables are what it tells; `head`, if given, must be in the chain."""
+    found = ledger.verify(head)
+    return {
+        "success": not found.problems,
+        "entries": found.entries,
+        "head": found.head,
+        "problems": list(found.problems),
+    }
+
+
+def verified_text(found: dict[str, Any]) -> str:
+    """One line, or one for each problem."""
+    if found["problems"]:
+        return "\n".join(found["problems"])
+    return f"{found['entries']} entries, chained, and every row is what they tell; head {found['head']}"
 
 
 def table(entries: list[dict[str, Any]]) -> str:

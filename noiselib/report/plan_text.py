@@ -13,7 +13,7 @@ from noiselib.key import load_key
 from noiselib.ledger import Budget, Ledger, ReleaseRequest, preview
 from noiselib.plan import Plan, describe_column, make_plan, relation
 from noiselib.publish import Target
-from noiselib.release import make_release, request
+from noiselib.release import budget_of, make_release, request
 from noiselib.snapshot import Partition, choose_partitions, partition_text, read_metadata
 from noiselib.spec import PipelineSpec, load_spec
 
@@ -64,9 +64,8 @@ def _under_another_key(spec: PipelineSpec, key_id: str, partitions: Sequence[Par
 
 
 def _cost(spec: PipelineSpec, plan: Plan, releases: Sequence[Any], accountant: Accountant) -> dict[str, Any]:
-    assert spec.privacy is not None
-    limit = spec.privacy.limit
-    budget = Budget(spec.privacy.budget, limit.epsilon, limit.delta)
+    budget = budget_of(spec)
+    assert budget is not None
     one = sum((memo for _, memo in plan.memos), plan.charge)
     outlook, ledger = _outlook(spec, budget, [request(plan, release) for release in releases])
     return {

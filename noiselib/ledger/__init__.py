@@ -1,0 +1,33 @@
+"""The ledger: what every budget has been charged, durably, and who works on which release.
+
+    account    who pays what, and how far it goes: pure        history   the chain of entries, and what it proves
+    holder     processes, dead or alive                        schema    tables, their version; versions/: the way there
+    rows       what is stored, as values                       database  SQLite and PostgreSQL
+    store      the ledger: every change is one transaction
+
+docs/ledger.md says what is stored, and how a ledger is set up, migrated and verified.
+"""
+
+from noiselib.ledger.account import Budget, Memo, Preview, ReleaseRequest, preview, spent, worst_charges
+from noiselib.ledger.history import Verification
+from noiselib.ledger.holder import Holder
+from noiselib.ledger.rows import BudgetStatus, HistoryEntry, Release
+from noiselib.ledger.store import LEASE_SECONDS, Ledger, ReserveResult
+
+__all__ = [
+    "LEASE_SECONDS",
+    "Budget",
+    "BudgetStatus",
+    "HistoryEntry",
+    "Holder",
+    "Ledger",
+    "Memo",
+    "Preview",
+    "Release",
+    "ReleaseRequest",
+    "ReserveResult",
+    "Verification",
+    "preview",
+    "spent",
+    "worst_charges",
+]

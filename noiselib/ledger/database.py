@@ -1,0 +1,146 @@
+"""The database under a ledger: SQLite (a file) or PostgreSQL. How it is opened, locked, timed, and how it fails."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from noiselib.errors import LedgerError, SpecError
+
+_EXAMPLES = "sqlite:///path/to/ledger.db or postgresql+psycopg://user@host/database"
+
+
+def parse(url: str) -> URL:
+    """Raises SpecError for what is no ledger's URL."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise SpecError(f"Expected a ledger like {_EXAMPLES}, got {url!r}") from error
+    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        raise SpecError(f"Expected a ledger like {_EXAMPLES}, got {parsed.render_as_string(hide_password=True)!r}")
+    if parsed.get_backend_name() == "sqlite" and (not parsed.database or parsed.database == ":memory:"):
+        raise SpecError(f"Expected a ledger in a file, like sqlite:///path/to/ledger.db, got {url!r}")
+    return parsed
+
+
+def name_of(url: URL) -> str:
+    """The ledger's name in messages: its file, or its URL without the password."""
+    return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
+
+
+def connect(url: URL, wait_seconds: float, mode: str = "rw") -> Engine:
+    """An engine for the ledger; `mode` "rwc" makes the file of one in SQLite. No lock is waited for any longer.
+
+    NullPool: a connection lives as long as its transaction, and none crosses a fork.
+    """
+    try:
+        if url.get_backend_name() == "sqlite":
+            return _sqlite(url, wait_seconds, mode)
+        return sa.create_engine(url, poolclass=NullPool, connect_args=_postgresql_arguments(url, wait_seconds))
+    except (NoSuchModuleError, ModuleNotFoundError) as error:
+        raise LedgerError(f"Ledger {name_of(url)}: no driver for it is installed: {error}") from error
+
+
+def _postgresql_arguments(url: URL, wait_seconds: float) -> dict[str, Any]:
+    milliseconds = math.ceil(wait_seconds * 1000)
+    settings = {
+        "lock_timeout": milliseconds,
+        "synchronous_commit": "on",  # whatever the server's own default: what was reserved survives a power cut
+        "idle_in_transaction_session_timeout": 60_000,  # the host of a writer may vanish without a word
+    }
+    own = url.query.get("options", "")
+    options = [own if isinstance(own, str) else " ".join(own)]
+    options += [f"-c {setting}={value}" for setting, value in settings.items()]
+    return {
+        "options": " ".join(options),
+        "connect_timeout": max(2, math.ceil(wait_seconds)),  # libpq takes whole seconds, 2 at the least
+        # So may the host of the server: it is given up when it has not answered for that long.
+        "tcp_user_timeout": max(milliseconds, 2000),
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+    }
+
+
+def _sqlite(url: URL, wait_seconds: float, mode: str) -> Engine:
+    # As a URI, for mode=rw: SQLite must not make a file in place of one that has gone.
+    path = "file:" + quote(str(Path(str(url.database)).absolute()))
+    url = url.set(database=path, query={"uri": "true", "mode": mode, "timeout": str(wait_seconds)})
+    engine = sa.create_engine(url, poolclass=NullPool)
+    sa.event.listen(engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # this module says BEGIN, not the driver (SQLAlchemy: pysqlite, transactions)
+    connection.execute("PRAGMA synchronous = EXTRA")  # a commit survives a power cut
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # IMMEDIATE takes the write lock before anything is read: no other process can spend between the two.
+    write = connection.get_execution_options()["ledger_write"]
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+@contextmanager
+def transaction(engine: Engine, name: str, write: bool = False) -> Iterator[Connection]:
+    """One transaction on a connection of its own. One that reads sees a single state of the ledger.
+
+    Raises LedgerError, naming the ledger, for whatever the database complains of.
+    """
+    options: dict[str, Any] = {"ledger_write": write}
+    if engine.dialect.name == "postgresql" and not write:
+        options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    try:
+        with engine.connect() as connection:
+            connection = connection.execution_options(**options)
+            with connection.begin():
+                yield connection
+    except SQLAlchemyError as error:
+        raise LedgerError(f"Ledger {name}: {_explain(error)}") from error
+
+
+def clock(connection: Connection) -> datetime:
+    """The time that all users of the ledger share: the server's. A file has no clock but its host's."""
+    if connection.dialect.name == "postgresql":
+        time: datetime = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+        return time
+    return host_clock()
+
+
+def host_clock() -> datetime:
+    return datetime.now(UTC)
+
+
+# PostgreSQL's codes do not depend on the language of its messages.
+_SQLSTATES = {
+    "55P03": "locked by another process, also after waiting",
+    "25006": "read-only, expected to write",
+}
+
+
+def _explain(error: SQLAlchemyError) -> str:
+    original = getattr(error, "orig", None)
+    text = str(original or error).strip()
+    if known := _SQLSTATES.get(getattr(original, "sqlstate", None) or ""):
+        return known
+    if "locked" in text:
+        return _SQLSTATES["55P03"]
+    if "readonly" in text:
+        return _SQLSTATES["25006"]
+    if "not a database" in text or "malformed" in text:
+        return f"damaged or not a ledger ({text})"
+    if getattr(error, "connection_invalidated", False):
+        return f"the connection was lost, so what was asked may be done or not; run again, nothing is charged twice ({text})"
+    return text
