@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scripted
+from laws import alarm, shares
 
 from noiselib.mechanisms import hashing
 from noiselib.mechanisms.hashing import PRIME, HadamardResponse, LocalHashing, SubsetSelection
@@ -292,9 +293,9 @@ def test_wide_subsets_have_their_size_and_each_category_as_often_as_it_should():
     assert (inside.sum(1) == oracle.subset).all()
     p, q = (float(x) for x in oracle.support)
     true = inside[np.arange(len(points)), points]
-    assert abs(true.mean() - p) < 6.5 * math.sqrt(p * (1 - p) / len(points))
-    shares = (inside.sum(0) - np.bincount(points, true, 150)) / (len(points) - 200)
-    assert np.abs(shares - q).max() < 6.5 * math.sqrt(q * (1 - q) / 29_800)
+    assert not alarm(shares(true.sum(), np.array(len(points)), np.array(p)))
+    others = inside.sum(0) - np.bincount(points, true, 150)
+    assert not alarm(shares(others, np.array(len(points) - 200), np.array(q)))
 
 
 # ---- all -------------------------------------------------------------------------------------------------------------

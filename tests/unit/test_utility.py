@@ -10,6 +10,7 @@ from fractions import Fraction as F
 import numpy as np
 import pytest
 import scripted
+from false_alarms import SIGMAS
 
 from noiselib.mechanisms.utility import GaussianDropout, Impulse, Masking, MultiplicativeGaussian, Swap
 from noiselib.noise import RoundedGaussian, Stream, derive, encode_bigint, row_tags
@@ -65,8 +66,8 @@ def test_swaps_keep_marginals_and_break_correlations():
         return np.where(donors < 0, column, column[donors])
 
     one, two = swapped(first, "one"), swapped(second, "two")
-    assert np.corrcoef(one, first)[0, 1] == pytest.approx(1 - rate, abs=6 / math.sqrt(rows))
-    assert np.corrcoef(one, two)[0, 1] == pytest.approx(0.8 * (1 - rate) ** 2, abs=6 / math.sqrt(rows))
+    assert np.corrcoef(one, first)[0, 1] == pytest.approx(1 - rate, abs=SIGMAS / math.sqrt(rows))
+    assert np.corrcoef(one, two)[0, 1] == pytest.approx(0.8 * (1 - rate) ** 2, abs=SIGMAS / math.sqrt(rows))
     assert one.var() == pytest.approx(first.var(), rel=0.02)
     reused = swapped(second, "one")
     assert np.corrcoef(one, reused)[0, 1] == pytest.approx(0.8, abs=0.01)  # one draw for both columns: a planted bug
@@ -100,7 +101,7 @@ def test_multiplied_values_have_the_moments_stated():
     points = np.full(200_000, 10**6)
     noise = GaussianDropout(0.2)
     values = noise.multiply(points, noise.perturb(points, stream(points))) / 1e6
-    assert values.mean() == pytest.approx(1, abs=6 * 0.5 / math.sqrt(200_000))
+    assert values.mean() == pytest.approx(1, abs=SIGMAS * 0.5 / math.sqrt(200_000))
     assert (values**2).mean() * (1 - 0.2) == pytest.approx(1, abs=0.02)
 
 
