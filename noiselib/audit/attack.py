@@ -13,7 +13,7 @@ above the curve, refutes the claim; what stays below proves nothing, but for mec
 Sources: Ding, Wang, Wang, Zhang, Kifer 2018, "Detecting violations of differential privacy" (StatDP: events by search, judged
 on fresh draws); Bichsel, Steffen, Bogunovic, Vechev 2021, "DP-Sniper" (events by a learnt likelihood ratio); Jagielski,
 Ullman, Oprea 2020, "Auditing differentially private machine learning" (Clopper-Pearson lower bounds on epsilon); Nasr,
-Songi, Thakurta, Papernot, Carlini 2021, "Adversary instantiation"; Nasr et al. 2023, "Tight auditing of differentially
+Song, Thakurta, Papernot, Carlini 2021, "Adversary instantiation"; Nasr et al. 2023, "Tight auditing of differentially
 private machine learning" (the whole curve, not one point of it).
 """
 

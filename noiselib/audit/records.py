@@ -145,9 +145,13 @@ def _attack_pair(table: Table, confidence: float, subjects: int) -> Finding:
             shown = judge("", epsilons, scored, scored, learnt.words, TIGHT).epsilon_lower - epsilons.epsilon
             if shown > most:
                 counted = learnt.score(judging[0]), learnt.score(judging[1])
-                best, most = (pair, scored, counted, learnt.words), shown
+                best, most = (pair, scored, counted), shown
     if best is None:
         raise ValueError("no two columns have enough rows at both ends, expected some")
-    pair, scored, counted, words = best
+    pair, scored, counted = best
     subject = f"columns {pair.first.name} and {pair.second.name}"
-    return judge(subject, pair.claim, scored, counted, words, confidence, subjects)
+    return judge(subject, pair.claim, scored, counted, _joint_words, confidence, subjects)
+
+
+def _joint_words(cut: float, flipped: bool) -> str:
+    return f"cells of {SIDE} x {SIDE} quantiles whose learnt likelihood ratio is at least {np.exp(cut):.3g}"
