@@ -1,0 +1,87 @@
+"""What the tests of faults share: who counts, who reads meanwhile, and what an undisturbed run comes to.
+
+The counts are summed over all tests, printed at the end, and written to faults.json: docs/reliability.md shows them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from crashing import Outcome, make_pipeline, outcome, restate
+from reading import Reader
+from small_pipeline import Small
+
+COUNTS = Path("faults.json")
+Count = Callable[..., None]
+
+
+@pytest.fixture
+def count(request: pytest.FixtureRequest) -> Count:
+    """Count what a test did: count(kills=1, runs=2). It travels with the test's report, from whichever process."""
+
+    def add(**numbers: int) -> None:
+        request.node.user_properties.extend((f"faults: {name}", number) for name, number in numbers.items())
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    total: Counter[str] = Counter()
+    for report in [r for kind in ("passed", "failed") for r in terminalreporter.getreports(kind)]:
+        if report.when == "call":
+            own = Counter(
+                {n.removeprefix("faults: "): 0 for n, _ in report.user_properties if n.startswith("faults: ")}
+            )
+            for name, number in report.user_properties:
+                if name.startswith("faults: "):
+                    own[name.removeprefix("faults: ")] += number
+            total.update(own)
+    if total:
+        terminalreporter.section("faults")
+        terminalreporter.write_line(", ".join(f"{name.replace('_', ' ')} {total[name]}" for name in sorted(total)))
+        COUNTS.write_text(json.dumps(dict(sorted(total.items())), indent=2) + "\n")
+
+
+@pytest.fixture(scope="session")
+def reader() -> Iterator[Reader]:
+    with Reader() as one:
+        yield one
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """The pipeline as it was before, one whose first day is restated, and what a run makes of each."""
+
+    fresh: Small
+    published: Small
+    restated: Small
+    first: Outcome
+    second: Outcome
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, spark: object) -> Undisturbed:
+    """Made in this process, whose Spark has two cores: what is killed has one, and must come to the same."""
+    home = tmp_path_factory.mktemp("undisturbed")
+    fresh = make_pipeline(home / "fresh")
+    published = fresh.copy(home / "published")
+    assert published.noiselib("run").code == 0
+    restated = published.copy(home / "restated")
+    restate(restated)
+    after = restated.copy(home / "after")
+    assert after.noiselib("run").code == 0
+    return Undisturbed(fresh, published, restated, outcome(published), outcome(after))
+
+
+@pytest.fixture(scope="session")
+def checked(undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory, spark: object) -> Small:
+    """All but published."""
+    small = undisturbed.restated.copy(tmp_path_factory.mktemp("checked") / "small")
+    for command in ("perturb", "check"):
+        assert small.noiselib(command).code == 0
+    return small
