@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from small_pipeline import Answer, Small
+from small_pipeline import Answer, Small, write_fixed_key
 
 ROWS = 6000
 PLANS = ["basic", "plus", "pro", "team"]
@@ -117,7 +117,6 @@ def values(kind: str, random: np.random.Generator, size: int = ROWS) -> pa.Array
 
 def make_pipeline(home: Path, purpose: str, size: int = ROWS) -> Small:
     """A pipeline of that purpose with a column for each of its mechanisms, over two days of `size` rows in all."""
-    from noiselib.key import create_key_file
     from noiselib.ledger import Ledger
 
     columns = PURPOSES[purpose]
@@ -135,7 +134,7 @@ def make_pipeline(home: Path, purpose: str, size: int = ROWS) -> Small:
         spec["privacy"] = {"unit": "row", "budget": "every", "limit": {"epsilon": 200.0, "delta": 1e-3}}
         spec["ledger"] = f"sqlite:///{home / 'ledger.db'}"
         Ledger.create(spec["ledger"]).close()
-    create_key_file(home / "noise.key")
+    write_fixed_key(home / "noise.key")
     pipeline = Small(home, spec)
     random = np.random.default_rng(20130101)
     for day in (1, 2):

@@ -13,11 +13,10 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 from every_mechanism import CLAIMS, PLANS, PURPOSES, ROWS, WEIGHTS, make_pipeline, succeeded
+from false_alarms import far
 from small_pipeline import Small
 
 from noiselib.column_spec import MECHANISMS
-
-SIGMAS = 6.2  # a false alarm of one estimate in 10^9
 
 
 @pytest.fixture(scope="module", params=list(PURPOSES))
@@ -90,7 +89,7 @@ def test_two_columns_of_one_mechanism_share_no_noise(done: Small):
     for first in noise:
         for second in noise:
             if first < second and {first, second} not in groups:
-                assert abs(np.corrcoef(noise[first], noise[second])[0, 1]) < SIGMAS / np.sqrt(ROWS), (first, second)
+                assert not far(np.corrcoef(noise[first], noise[second])[0, 1], 1 / np.sqrt(ROWS)), (first, second)
 
 
 def test_a_column_without_a_guarantee_states_none(done: Small):
@@ -122,7 +121,7 @@ def test_estimates_from_the_published_table_alone_meet_the_truth(done: Small, es
             truth = true_value(rows, entry)
             if truth is not None:
                 met += 1
-                assert abs(entry["value"] - truth) <= SIGMAS * entry["standard_error"] + 1e-9, entry
+                assert not far(entry["value"] - truth, entry["standard_error"] + 1e-9), entry
         assert met >= 5
 
 
