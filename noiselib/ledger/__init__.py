@@ -3,7 +3,7 @@
     account    who pays what, and how far it goes: pure        history   the chain of entries, and what it proves
     holder     processes, dead or alive                        schema    tables, their version; versions/: the way there
     rows       what is stored, as values                       database  SQLite and PostgreSQL
-    store      the ledger: every change is one transaction
+    store      the ledger: every change is one transaction     checks    what must hold before a change
 
 docs/ledger.md says what is stored, and how a ledger is set up, migrated and verified.
 """

@@ -11,12 +11,9 @@ No value of the data and no key is ever stored, only key ids.
 from __future__ import annotations
 
 import json
-import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,10 +21,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, Row
 
-from noiselib.errors import LedgerError, OverBudget, ReleaseHeld, SpecError
-from noiselib.ledger import database, history, schema
+from noiselib.errors import LedgerError, SpecError
+from noiselib.ledger import checks, database, history, schema
 from noiselib.ledger.account import Budget, Preview, ReleaseRequest, preview, worst_charges
-from noiselib.ledger.history import Verification, Writer, memo_detail, time_text
+from noiselib.ledger.history import Verification, Writer, memo_detail
 from noiselib.ledger.holder import Holder
 from noiselib.ledger.rows import BudgetStatus, HistoryEntry, Release, dump, holder_json, release_of, request_json
 
@@ -135,20 +132,20 @@ class Ledger:
         an unexpired lease; SpecError if the budget has another limit or unit, or a release or a memo is in the ledger
         with another charge. Nothing is written then.
         """
-        _check_distinct(requests)
+        checks.check_distinct(requests)
         self._compose_ahead(budget, requests)
         with self._writing() as writer:
             _settle(writer, budget)
             known = self._find(writer.connection, [request.release_id for request in requests])
             for request in requests:
                 if (release := known.get(request.release_id)) is not None:
-                    _check_same(release, request, budget)
+                    checks.check_same(release, request, budget)
                     if release.state != "published" and not take_over:
-                        _check_lease(release, holder, writer.now)
+                        checks.check_lease(release, holder, writer.now)
             outcome = preview(budget, requests, self._account(writer.connection, budget.name))
             new = [r for r in requests if r.release_id not in known or known[r.release_id].state == "abandoned"]
             if new and not outcome.fits:
-                raise OverBudget(_over_budget(outcome))
+                raise checks.over_budget(outcome)
             for request in requests:
                 _hold(writer, budget, request, known.get(request.release_id), holder, lease_seconds)
         states = {r.release_id: known[r.release_id].state if r.release_id in known else None for r in requests}
@@ -157,7 +154,7 @@ class Ledger:
     def remaining_after(self, budget: Budget, requests: Sequence[ReleaseRequest]) -> Preview:
         """What `reserve` would do to the account; writes nothing. For no ledger yet, see `preview`."""
         with self._reading() as connection:
-            _check_budget(connection, budget)
+            checks.check_budget(connection, budget)
             account = self._account(connection, budget.name)
         return preview(budget, requests, account)  # takes its time, so not while a read lock keeps writers waiting
 
@@ -173,7 +170,7 @@ class Ledger:
             release = self._get(writer.connection, release_id)
             if state == release.state and release.holder in (None, holder):
                 return
-            _check_holds(release, holder)
+            checks.check_holds(release, holder)
             if state == release.state:
                 return
             if state not in _NEXT[release.state]:
@@ -182,15 +179,15 @@ class Ledger:
                     f"Release {release_id} is {release.state}: expected to become {allowed}, got {state!r}"
                 )
             if state == "abandoned":
-                _check_unseen(release)
-                _check_lease(release, holder or Holder.current(), writer.now)
+                checks.check_unseen(release)
+                checks.check_lease(release, holder or Holder.current(), writer.now)
             writer.record(state, release.budget, release_id, detail)
 
     def begin_publish(self, release_id: str, holder: Holder | None = None) -> None:
         """Record that publishing begins. From here on a reader may see the noise, so the charge is never given back."""
         with self._writing() as writer:
             release = self._get(writer.connection, release_id)
-            _check_holds(release, holder)
+            checks.check_holds(release, holder)
             if release.state != "staged":
                 raise LedgerError(f"Release {release_id} is {release.state}: expected a staged one to publish")
             if release.publish_began is None:
@@ -203,8 +200,8 @@ class Ledger:
         """
         with self._writing() as writer:
             release = self._get(writer.connection, release_id)
-            _check_unseen(release)
-            _check_lease(release, holder, writer.now)
+            checks.check_unseen(release)
+            checks.check_lease(release, holder, writer.now)
             if release.holder != holder:
                 writer.record("held", release.budget, release_id, holder_json(holder))
             writer.lease(release_id, lease_seconds)
@@ -220,7 +217,7 @@ class Ledger:
         """Extend the leases of this holder. Raises ReleaseHeld if one has been taken over, and renews none."""
         with self._writing() as writer:
             for release in self._find(writer.connection, release_ids).values():
-                _check_holds(release, holder)
+                checks.check_holds(release, holder)
                 writer.lease(release.release_id, lease_seconds)
 
     def free(self, release_ids: Sequence[str], holder: Holder | None = None) -> None:
@@ -346,7 +343,7 @@ def _existing(url: str, wait_seconds: float) -> Ledger:
 
 def _settle(writer: Writer, budget: Budget) -> None:
     """Set the budget's limit and unit on first use; else they must be those that it is in use with."""
-    row = _check_budget(writer.connection, budget)
+    row = checks.check_budget(writer.connection, budget)
     if row is None:
         limit = {"epsilon": budget.epsilon, "delta": budget.delta, "unit": budget.unit}
         writer.record("budget", budget.name, detail=limit)
@@ -385,100 +382,6 @@ def _charge_memos(writer: Writer, budget: Budget, request: ReleaseRequest) -> No
                 f"Memo {memo.memo_id} of column {memo.column!r}: expected the charge it was first made with, "
                 f"{known}, got {dump(asked)}"
             )
-
-
-# -- checks
-
-
-def _check_budget(connection: Connection, budget: Budget) -> Row[Any] | None:
-    """The budget's row, None before its first use. Raises SpecError if it is in use with another limit or unit."""
-    row = connection.execute(sa.select(schema.budgets).where(schema.budgets.c.name == budget.name)).one_or_none()
-    if row is not None and (row.epsilon, row.delta) != (budget.epsilon, budget.delta):
-        raise SpecError(
-            f"Budget {budget.name!r}: expected the limit it is in use with, epsilon={row.epsilon} at "
-            f"delta={row.delta}, got epsilon={budget.epsilon} at delta={budget.delta}"
-        )
-    if row is not None and row.unit not in (None, budget.unit):
-        raise SpecError(
-            f"Budget {budget.name!r}: expected the privacy unit it is in use with, {row.unit}, got {budget.unit}; "
-            "a total over two kinds of unit would be a statement about neither: name another budget"
-        )
-    return row
-
-
-def _check_same(release: Release, request: ReleaseRequest, budget: Budget) -> None:
-    """A release id names one charge. An abandoned release may come back with another, a published one only paid its."""
-    if release.state == "abandoned":
-        return
-    if release.budget != budget.name:
-        raise SpecError(
-            f"Release {request.release_id}: expected budget {release.budget!r}, which it is charged to, "
-            f"got {budget.name!r}"
-        )
-    if release.state != "published" and release.request != request:
-        raise SpecError(
-            f"Release {request.release_id}: expected the charge it is {release.state} with, got another one; "
-            "abandon the release to reserve it anew"
-        )
-
-
-def _check_distinct(requests: Sequence[ReleaseRequest]) -> None:
-    counts = Counter(request.release_id for request in requests)
-    if repeated := [release_id for release_id, count in counts.items() if count > 1]:
-        raise SpecError(f"Expected each release once in a reservation, got {repeated} more than once")
-
-
-def _check_holds(release: Release, holder: Holder | None) -> None:
-    """Raises ReleaseHeld for a holder that lost its lease, also if nobody has taken it up since."""
-    if holder is not None and release.holder != holder:
-        raise _held(release)
-
-
-def _check_lease(release: Release, holder: Holder, now: datetime) -> None:
-    """Raises ReleaseHeld unless `holder` may have the release.
-
-    Where it can be known whether the other holder lives, that decides, and no clock; else the end of its lease does.
-    """
-    if release.holder is None or release.holder == holder:
-        return
-    alive = release.holder.alive()
-    if alive is None:
-        alive = (release.lease_until or "") >= time_text(now)
-    if alive:
-        raise _held(release)
-
-
-def _check_unseen(release: Release) -> None:
-    """Raises LedgerError if a reader may have seen the release: its charge is never given back then."""
-    if release.state == "published":
-        raise LedgerError(f"Release {release.release_id} is published: its charge is never given back")
-    if release.publish_began is not None:
-        raise LedgerError(
-            f"Release {release.release_id}: its publishing began at {release.publish_began}, so a reader may have "
-            "seen it and the charge stays; run the pipeline again to finish it"
-        )
-
-
-def _held(release: Release) -> ReleaseHeld:
-    holder = release.holder
-    by = f"process {holder.pid} on {holder.host} since {release.held_since}" if holder else "nobody"
-    return ReleaseHeld(
-        f"Release {release.release_id} of pipeline {release.request.pipeline!r} is held by {by}"
-        + (f", lease until {release.lease_until}" if holder else ", expected this process to hold it")
-    )
-
-
-def _over_budget(outcome: Preview) -> str:
-    budget, after = outcome.budget, outcome.epsilon_after
-    if math.isinf(after):
-        return (
-            f"Budget {budget.name!r}: requested releases have no finite epsilon at delta={budget.delta}: the "
-            f"slack that their samplers and accounting owe is not below it; remaining epsilon={outcome.remaining:.6g}"
-        )
-    return (
-        f"Budget {budget.name!r}: requested epsilon={outcome.added:.6g} at delta={budget.delta}, "
-        f"remaining {outcome.remaining:.6g} of {budget.epsilon:.6g}, over by {after - budget.epsilon:.6g}"
-    )
 
 
 # -- queries
