@@ -226,11 +226,14 @@ class Target:
         """Do once what publishing will do, beside the target. Raises NoiselibError where the file system cannot."""
         self.current()
         try:
-            with self._alone(), tempfile.TemporaryDirectory(prefix="probe-", dir=self.home) as probe:
+            self.home.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix="probe-", dir=self.home) as probe:
                 link, place = Path(probe, NEXT), Path(probe, "target")
                 for version in ("1", "2"):
                     os.symlink(version, link)
                     os.replace(link, place)
+                with open(Path(probe, "lock"), "w") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
             raise NoiselibError(
                 f"target {self.path}: cannot be published atomically ({error.strerror}); expected a directory to write to, on a "

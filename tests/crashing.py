@@ -6,7 +6,9 @@ process group they made for themselves.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -25,6 +27,7 @@ from small_pipeline import Small, make_small, small_rows
 from noiselib.failpoint import VARIABLE
 from noiselib.publish import Target
 
+CHANGES = {"os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.mkdir", "sqlite3.connect"}
 MARK = "NOISELIB_TEST_RUN"
 NOISELIB = Path(sys.executable).with_name("noiselib")
 # One core and no optimizing compiler: such a run lasts no longer than its JVM takes to start and to warm up.
@@ -125,6 +128,21 @@ def crash(small: Small, failpoint: str, command: str = "run", what: str = "drive
         started.kill("all")
 
 
+def publish_until(spec_file: str, number: int) -> None:
+    """For a process of its own: `noiselib publish`, killed before its `number`-th change to a file (SQLite's own excepted)."""
+    from noiselib.cli import main
+
+    changes = itertools.count(1)
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        changing = event in CHANGES or (event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_CREAT)
+        if changing and next(changes) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    os._exit(main(["publish", spec_file, "--results", str(Path(spec_file).with_name("run_results.json"))]))
+
+
 def marked(mark: str, of: str = MARK) -> list[int]:
     """The living processes whose environment has the mark. A zombie has none."""
     found = []
@@ -146,10 +164,8 @@ def read(path: Path) -> bytes:
 
 
 def send(pid: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def until(condition: Callable[[], bool], seconds: float) -> bool:

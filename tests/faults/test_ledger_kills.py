@@ -28,7 +28,7 @@ from noiselib.ledger import Holder, Ledger
 
 pytestmark = pytest.mark.faults
 Count = Callable[..., None]
-NAMES = range(24)
+NAMES = range(14)
 # What a worker does next to a release, by its state; None: it is not in the ledger. Publishing is two operations.
 NEXT = {
     None: ("reserve",),
