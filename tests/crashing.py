@@ -28,6 +28,7 @@ from noiselib.failpoint import VARIABLE
 from noiselib.publish import Target
 
 CHANGES = {"os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.mkdir", "sqlite3.connect"}
+Count = Callable[..., None]
 MARK = "NOISELIB_TEST_RUN"
 NOISELIB = Path(sys.executable).with_name("noiselib")
 # One core and no optimizing compiler: such a run lasts no longer than its JVM takes to start and to warm up.
@@ -281,6 +282,17 @@ class Outcome:
     values: str
     spent: float
     reservations: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """The pipeline as it was before, one whose first day is restated, and what a run makes of each."""
+
+    fresh: Small
+    published: Small
+    restated: Small
+    first: Outcome
+    second: Outcome
 
 
 def outcome(small: Small) -> Outcome:

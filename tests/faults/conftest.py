@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from crashing import Outcome, make_pipeline, outcome, restate
+from crashing import Count, Undisturbed, make_pipeline, outcome, restate
 from reading import Reader
 from small_pipeline import Small
 
 COUNTS = Path("faults.json")
-Count = Callable[..., None]
+PREFIX = "faults: "
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def count(request: pytest.FixtureRequest) -> Count:
     """Count what a test did: count(kills=1, runs=2). It travels with the test's report, from whichever process."""
 
     def add(**numbers: int) -> None:
-        request.node.user_properties.extend((f"faults: {name}", number) for name, number in numbers.items())
+        request.node.user_properties.extend((PREFIX + name, number) for name, number in numbers.items())
 
     return add
 
@@ -34,13 +33,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     total: Counter[str] = Counter()
     for report in [r for kind in ("passed", "failed") for r in terminalreporter.getreports(kind)]:
         if report.when == "call":
-            own = Counter(
-                {n.removeprefix("faults: "): 0 for n, _ in report.user_properties if n.startswith("faults: ")}
-            )
             for name, number in report.user_properties:
-                if name.startswith("faults: "):
-                    own[name.removeprefix("faults: ")] += number
-            total.update(own)
+                if name.startswith(PREFIX):
+                    total[name.removeprefix(PREFIX)] += number
     if total:
         terminalreporter.section("faults")
         terminalreporter.write_line(", ".join(f"{name.replace('_', ' ')} {total[name]}" for name in sorted(total)))
@@ -51,17 +46,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def reader() -> Iterator[Reader]:
     with Reader() as one:
         yield one
-
-
-@dataclass(frozen=True)
-class Undisturbed:
-    """The pipeline as it was before, one whose first day is restated, and what a run makes of each."""
-
-    fresh: Small
-    published: Small
-    restated: Small
-    first: Outcome
-    second: Outcome
 
 
 @pytest.fixture(scope="session")

@@ -18,10 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from clusters import Cluster
-from crashing import Outcome, Started, collected, make_pipeline, outcome, send, start, target_of, until
+from crashing import Count, Outcome, Started, collected, make_pipeline, outcome, send, start, target_of, until
 from small_pipeline import SMALL_SCHEMA, Small
-
-from faults.conftest import Count  # isort: skip
 
 pytestmark = pytest.mark.faults
 

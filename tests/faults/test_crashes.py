@@ -15,12 +15,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from crashing import MODEL, State, allowed, collected, crash, finish, observe, outcome, releases, start, versions
+from crashing import (
+    MODEL,
+    Count,
+    State,
+    Undisturbed,
+    allowed,
+    collected,
+    crash,
+    finish,
+    observe,
+    outcome,
+    releases,
+    start,
+    versions,
+)
 from small_pipeline import Small
 
 from noiselib.failpoint import FAILPOINTS
-
-from faults.conftest import Count, Undisturbed  # isort: skip
 
 pytestmark = pytest.mark.faults
 

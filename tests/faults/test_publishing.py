@@ -11,10 +11,21 @@ from pathlib import Path
 
 import pyarrow.dataset as ds
 import pytest
-from crashing import NOISELIB, allowed, collected, crash, finish, look, observe, outcome, publish_until, target_of
+from crashing import (
+    NOISELIB,
+    Count,
+    Undisturbed,
+    allowed,
+    collected,
+    crash,
+    finish,
+    look,
+    observe,
+    outcome,
+    publish_until,
+    target_of,
+)
 from small_pipeline import Small
-
-from faults.conftest import Count, Undisturbed  # isort: skip
 
 pytestmark = pytest.mark.faults
 

@@ -13,10 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
-from crashing import Started, allowed, finish, name_of, observe, outcome, send, start, until
+from crashing import Count, Started, Undisturbed, allowed, finish, name_of, observe, outcome, send, start, until
 from small_pipeline import Small
-
-from faults.conftest import Count, Undisturbed  # isort: skip
 
 pytestmark = pytest.mark.faults
 

@@ -9,10 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from crashing import Started, collected, finish, outcome, read, releases, send, start, until
+from crashing import Count, Started, Undisturbed, collected, finish, outcome, read, releases, send, start, until
 from small_pipeline import Small
-
-from faults.conftest import Count, Undisturbed  # isort: skip
 
 pytestmark = pytest.mark.faults
 

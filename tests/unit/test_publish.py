@@ -390,10 +390,80 @@ def test_a_release_that_is_given_up_leaves_no_noised_rows(target):
     assert not place.exists()
 
 
-def test_a_job_starts_with_an_empty_scratch(target):
+def test_no_two_jobs_write_to_one_place_and_what_a_killed_one_left_is_removed(target):
+    """Tasks of a killed driver may go on writing for a while: into a place that nobody stages from."""
     (target.scratch("job") / "day=1").mkdir(parents=True)
-    assert not target.scratch("job").exists()
-    assert target.scratch("job").parent.is_dir()
+    [left] = target.home.glob("staging/*")
+    other = target.scratch("another")
+    other.mkdir()
+    again = target.scratch("job")
+    assert not left.exists()
+    assert again not in (left, target.scratch("job"))
+    assert other.exists()
+
+
+def test_a_release_whose_removal_was_interrupted_does_not_count_as_staged(target, monkeypatch):
+    """Its source may come back as it was, and with it the same release: it must then be made again, not taken half."""
+    for remove in (target.discard, target.forget):
+        stage(target, release(1))
+        with monkeypatch.context() as patched:
+            patched.setattr(noiselib.publish.shutil, "rmtree", lambda *_, **__: None)
+            remove("0001-1")
+        assert target.data("0001-1").exists()
+        assert target.staged("0001-1") is None
+
+
+def test_the_version_before_the_current_one_is_the_last_that_readers_saw(target):
+    """Not one that was built and never seen, though its number lies between."""
+    stage_and_publish(target, release(1))
+    seen = os.path.realpath(target.path)
+    stage(target, release(2))
+
+    def killed_before_the_swap() -> None:
+        Target._point_to = die  # type: ignore[method-assign,assignment]
+        publish(target, release(2))
+
+    def killed_after_the_swap() -> None:
+        point_to = Target._point_to
+        Target._point_to = lambda self, version: [point_to(self, version), die()]  # type: ignore[method-assign]
+        publish(target, release(2))
+
+    in_a_killed_process(killed_before_the_swap)
+    in_a_killed_process(killed_after_the_swap)
+    target.collect()
+    versions = {str(version) for version in (target.home / "versions").iterdir()}
+    assert versions == {seen, os.path.realpath(target.path)}
+    assert read(Path(seen)) == {"0001-1"}
+    assert published(target) == {"0002-1"}
+
+
+def test_what_a_killed_publisher_left_is_collected(target):
+    stage(target, release(1))
+
+    def work() -> None:
+        noiselib.publish.os.replace = die
+        target.prove()
+
+    in_a_killed_process(work)
+    assert list(target.home.glob("probe-*"))
+    (target.home / "versions" / "building-7").mkdir(parents=True)
+    (target.home / "versions" / "7").mkdir()
+    (target.home / "next").symlink_to("versions/7")
+    target.collect()
+    assert {place.name for place in target.home.iterdir()} == {"staging", "versions", "publish.lock"}
+    assert list((target.home / "versions").iterdir()) == []
+
+
+def test_a_place_that_cannot_publish_is_refused(target, monkeypatch):
+    target.prove()
+    assert not list(target.home.glob("probe-*"))
+
+    def no_links(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(noiselib.publish.os, "symlink", no_links)
+    with pytest.raises(NoiselibError, match=r"cannot be published atomically \(Operation not permitted\); expected"):
+        target.prove()
 
 
 def test_without_a_ledger_one_run_at_a_time_holds_the_target(tmp_path):
