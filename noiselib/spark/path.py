@@ -121,8 +121,8 @@ def reserved(run: Run) -> Iterator[Ledger | None]:
         _demand_original_key(run, ledger)
         asked = [request(run.plan, release) for release in run.releases]
         run.reserved = ledger.reserve(budget, asked, holder, take_over=run.take_over)
-        failpoint("after_reserve")
         try:
+            failpoint("after_reserve")
             for release in run.releases:
                 run.status[release.id] = _state(run, ledger, release)
             run.say(f"reserve   {run.reserved.added:.4g} epsilon added to budget {budget.name}: "
