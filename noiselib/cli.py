@@ -137,10 +137,11 @@ def _walk(arguments: argparse.Namespace) -> int:
     outcome: dict[str, Any] = {"status": "failed", "pipeline": str(arguments.pipeline), "rows_in": 0, "rows_out": 0}
     outcome |= {"charge": nothing, "target": None, "manifest": None, "releases": []}
     try:
-        from noiselib.spark import path  # takes seconds
+        from noiselib.spark import path, session  # takes seconds
 
         run = path.prepare(_spec_file(arguments.pipeline), _partitions(arguments.partition), _progress(began))
         key = run.spec.key
+        session.check_conf(arguments.spark_conf, key)  # here too: before anything is reserved
         name, run.take_over = run.spec.pipeline, arguments.take_over
         path.walk(run, lambda: _spark(arguments, name, key), STEPS[arguments.step])
         outcome = path.results(run, "success")

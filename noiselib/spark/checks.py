@@ -45,10 +45,11 @@ from noiselib.spec import Check
 
 Expectation = Any
 _udf: Callable[[str], Callable[[Any], Callable[[Column], Column]]] = F.pandas_udf  # type: ignore[attr-defined]
+MATCH = "column_values_match_regex"
 SPEC_CHECKS: dict[str, Callable[..., Expectation]] = {
     "column_values_between": gxe.ExpectColumnValuesToBeBetween,
     "column_values_in_set": gxe.ExpectColumnValuesToBeInSet,
-    "column_values_match_regex": gxe.ExpectColumnValuesToBeInSet,  # of whether they match, which RE2 says
+    MATCH: gxe.ExpectColumnValuesToBeInSet,  # of whether they match, which RE2 says
     "column_mean_between": gxe.ExpectColumnMeanToBeBetween,
     "column_min_between": gxe.ExpectColumnMinToBeBetween,
     "column_max_between": gxe.ExpectColumnMaxToBeBetween,
@@ -79,33 +80,41 @@ def check_release(spark: SparkSession, plan: Plan, release: Release, target: Tar
 
 def validate(rows: DataFrame, plan: Plan, staged: dict[str, Any]) -> list[dict[str, Any]]:
     """The verdicts of the derived suite and the spec's own checks on the staged `rows`."""
-    indicators = _indicators(plan, staged)
-    view = rows.select("*", *[test.cast("int").alias(name) for name, test, _, _ in indicators])
-    patterns = {_matching(number): check for number, check in enumerate(plan.spec.checks) if check.regex is not None}
-    view = view.select("*", *[_match_udf(str(check.regex))(F.col(quoted(str(check.column)))).alias(name)
-                              for name, check in patterns.items()])  # fmt: skip
-    columns = [*(name for name, _ in plan.published), *(name for name, *_ in indicators), *patterns, *_nested(rows)]
+    known = {name: _simple(name, position) for position, (name, _) in enumerate(plan.published)}
+    renamed = [F.col(quoted(name)).alias(known.get(name, name)) for name in rows.columns]
+    derived = _indicators(plan, staged)
+    indicators = {f"indicator {number}": test.cast("int") for number, (_, _, test, _, _) in enumerate(derived)}
+    patterns = {f"matches {number}": _match_udf(str(check.regex))(F.col(quoted(str(check.column))))
+                for number, check in enumerate(plan.spec.checks) if check.expect == MATCH}  # fmt: skip
+    view = rows.select(*renamed, *[column.alias(name) for name, column in {**indicators, **patterns}.items()])
+    columns = [*known.values(), *indicators, *patterns, *_nested(view)]
     expectations: list[tuple[str, str | None, str, Expectation]] = [
         ("row_count", None, "error", gxe.ExpectTableRowCountToEqual(value=staged["rows"])),
         ("schema", None, "error", gxe.ExpectTableColumnsToMatchSet(column_set=columns, exact_match=True)),
     ]
-    key = list(plan.published_key)
-    if plan.row_key_published and len(key) > 1:
+    key = [known[name] for name in plan.published_key] if plan.row_key_published else []
+    if len(key) > 1:
         several = gxe.ExpectCompoundColumnsToBeUnique(column_list=key)
-        expectations.append(("row_key_unique", ", ".join(key), "error", several))
-    elif plan.row_key_published:
-        expectations.append(("row_key_unique", key[0], "error", gxe.ExpectColumnValuesToBeUnique(column=key[0])))
-    for name, _, least, most in indicators:
-        column, _, what = name.partition(": ")
+        expectations.append(("row_key_unique", ", ".join(plan.published_key), "error", several))
+    elif key:
+        unique = gxe.ExpectColumnValuesToBeUnique(column=key[0])
+        expectations.append(("row_key_unique", plan.published_key[0], "error", unique))
+    for name, (column, what, _, least, most) in zip(indicators, derived, strict=True):
         between = gxe.ExpectColumnSumToBeBetween(column=name, min_value=least, max_value=most)
         if staged["rows"]:  # a sum over no rows is null
             expectations.append((what, column, "error", between))
     for number, check in enumerate(plan.spec.checks):
         if not staged["rows"] and check.column is not None:
             continue  # nor has an empty release a mean, a least or a greatest value
-        expectations.append((check.expect, check.column, check.severity, _spec_check(check, _matching(number))))
+        asked = f"matches {number}" if check.expect == MATCH else known.get(str(check.column))
+        expectations.append((check.expect, check.column, check.severity, _spec_check(check, asked)))
     schema = _verdict("types", None, "error", _types(rows) == dict(plan.published))
     return [schema, *_run(view, expectations)]
+
+
+def _simple(name: str, position: int) -> str:
+    """The name if Great Expectations reads it as one (no dot, no quote), else another for the view it is given."""
+    return name if name.isidentifier() and name.isascii() else f"column {position}"
 
 
 def _nested(rows: DataFrame) -> list[str]:
@@ -142,8 +151,8 @@ def _batch_definition() -> Any:
     return source.add_dataframe_asset("table").add_batch_definition_whole_dataframe("release")
 
 
-def _indicators(plan: Plan, staged: dict[str, Any]) -> list[tuple[str, Column, int, int]]:
-    """("column: what", condition of a row, least and greatest count) of every derived check."""
+def _indicators(plan: Plan, staged: dict[str, Any]) -> list[tuple[str, str, Column, int, int]]:
+    """(column, what, condition of a row, least and greatest count) of every derived check."""
     rows = staged["rows"]
     numbers = {col.name: rows - staged["nulls"][col.name] - _kept_nans(col, staged) for col in plan.noised}
     alpha = FALSE_ALARMS / max(1, 5 * len(plan.noised))
@@ -152,19 +161,18 @@ def _indicators(plan: Plan, staged: dict[str, Any]) -> list[tuple[str, Column, i
         value, name = F.col(quoted(column.name)), column.name
         if codes.nulls_are_known(column):
             nulls = staged["nulls"][name]
-            found.append((f"{name}: null_pattern", value.isNull(), nulls, nulls))
+            found.append((name, "null_pattern", value.isNull(), nulls, nulls))
         form = codes.well_formed(column)
         if form is not None:
             number = value.isNotNull() & ~F.isnan(value) if column.published_type in FLOATS else value.isNotNull()
-            found.append((f"{name}: {_form(column)}", number & ~form, 0, 0))
+            found.append((name, _form(column), number & ~form, 0, 0))
         if column.lattice is None or (column.memoized and plan.rows_per_unit > 1):
             continue  # rows of one unit share draws, so counts are not binomial; the law tests allow for that
         point = codes.published_point(column)
         for what, threshold, least, most in published_limits(column, numbers[name], alpha):
-            found.append(
-                (f"{name}: published_{what}_{threshold}", _beyond(column, point, what, threshold), least, most)
-            )
-    return [(name, F.coalesce(test, F.lit(False)), least, most) for name, test, least, most in found]
+            beyond = _beyond(column, point, what, threshold)
+            found.append((name, f"published_{what}_{threshold}", beyond, least, most))
+    return [(name, what, F.coalesce(test, F.lit(False)), least, most) for name, what, test, least, most in found]
 
 
 def _form(column: ColumnPlan) -> str:
@@ -194,11 +202,6 @@ def _beyond(column: ColumnPlan, point: Column, what: str, threshold: int) -> Col
     return (point < column.lattice.lower) | (point > column.lattice.upper)
 
 
-def _matching(number: int) -> str:
-    """The name of the column that says whether the spec's check of that number finds its pattern."""
-    return f"check {number}: matches"
-
-
 def _match_udf(regex: str) -> Callable[[Column], Column]:
     """A pandas UDF string -> boolean. Not Spark's own `rlike`, which a hostile pattern keeps busy for ever."""
 
@@ -209,14 +212,13 @@ def _match_udf(regex: str) -> Callable[[Column], Column]:
     return found
 
 
-def _spec_check(check: Check, matching: str) -> Expectation:
-    arguments: dict[str, Any] = {}
-    if check.column is not None:
-        arguments["column"] = check.column
+def _spec_check(check: Check, column: str | None) -> Expectation:
+    """`column`: what the view calls the check's column, or the one that says whether its pattern matches."""
+    arguments: dict[str, Any] = {} if column is None else {"column": column}
     if check.expect == "column_values_in_set":
         arguments["value_set"] = check.values
-    elif check.expect == "column_values_match_regex":
-        arguments |= {"column": matching, "value_set": [True]}
+    elif check.expect == MATCH:
+        arguments["value_set"] = [True]
     else:
         arguments |= {"min_value": check.min, "max_value": check.max}
     if check.expect.startswith("column_values"):

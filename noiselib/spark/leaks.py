@@ -18,7 +18,6 @@ from noiselib.key import load_key
 
 LOCALS = "spark.sql.execution.pyspark.udf.tracebackWithLocals.enabled"
 LOCALS_VARIABLE = "SPARK_TRACEBACK_WITH_LOCALS"
-WORDY = ("ALL", "TRACE", "DEBUG")
 SHOWING = {
     "HeapDump": "a heap dump holds rows of the data, and the environment",
     "jdwp": "whoever attaches a debugger reads every value",
@@ -46,8 +45,6 @@ def _shown(settings: Mapping[str, str]) -> Iterator[str]:
     for name, value in settings.items():
         if (name == LOCALS and value.lower() == "true") or name.endswith(f"Env.{LOCALS_VARIABLE}"):
             yield f"{name}: a failing worker would print its local variables, the key and values of the data among them"
-        elif name == "spark.log.level" and value.upper() in WORDY:
-            yield f"{name} {value}: at that level Parquet logs the least and the greatest value of each column"
         elif "Java" in name:
             yield from (f"{name} with {option}: {why}" for option, why in SHOWING.items() if option in value)
 

@@ -33,8 +33,7 @@ def open_session(
     Under spark-submit the session's own configuration stands. Raises NoiselibError where Java or Spark cannot start, and
     SpecError for settings that would show values of the data, or the key that `key_reference` leads to.
     """
-    given = _read_conf(conf_file)
-    refuse_leaks(given, key_reference)
+    given = check_conf(conf_file, key_reference)
     os.environ["PYSPARK_PYTHON"] = os.environ.get("PYSPARK_PYTHON") or sys.executable
     os.environ["PYSPARK_DRIVER_PYTHON"] = os.environ["PYSPARK_PYTHON"]
     builder = SparkSession.builder.appName(f"noiselib {app}")
@@ -70,6 +69,13 @@ def end_session(wait_seconds: float = 5.0) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def check_conf(conf_file: Path | None, key_reference: str | None) -> dict[str, str]:
+    """The settings in `conf_file`. Raises SpecError for those that would show what must stay secret, or for no such file."""
+    given = _read_conf(conf_file)
+    refuse_leaks(given, key_reference)
+    return given
 
 
 def _read_conf(path: Path | None) -> dict[str, str]:
