@@ -17,6 +17,7 @@ from sqlalchemy.pool import NullPool
 
 from noiselib.errors import LedgerError, SpecError
 
+IDLE_SECONDS = 60.0  # the host of a writer may vanish without a word: PostgreSQL then ends its transaction
 _EXAMPLES = "sqlite:///path/to/ledger.db or postgresql+psycopg://user@host/database"
 
 
@@ -56,7 +57,7 @@ def _postgresql_arguments(url: URL, wait_seconds: float) -> dict[str, Any]:
     settings = {
         "lock_timeout": milliseconds,
         "synchronous_commit": "on",  # whatever the server's own default: what was reserved survives a power cut
-        "idle_in_transaction_session_timeout": 60_000,  # the host of a writer may vanish without a word
+        "idle_in_transaction_session_timeout": math.ceil(IDLE_SECONDS * 1000),
     }
     own = url.query.get("options", "")
     options = [own if isinstance(own, str) else " ".join(own)]

@@ -200,6 +200,8 @@ class Ledger:
         """
         with self._writing() as writer:
             release = self._get(writer.connection, release_id)
+            if release.state == "abandoned":
+                return
             checks.check_unseen(release)
             checks.check_lease(release, holder, writer.now)
             if release.holder != holder:

@@ -280,6 +280,8 @@ def test_holding_to_give_up(ledger):
     with pytest.raises(ReleaseHeld, match=str(ME.pid)):
         ledger.reserve(BUDGET, [request(1)], ELSEWHERE)
     ledger.abandon("r1", holder=ME)
+    ledger.hold("r1", ME)  # there is nothing left to give up
+    assert ledger.release("r1").holder is None
     ledger.advance("r2", "staged")
     ledger.begin_publish("r2")
     with pytest.raises(LedgerError, match="publishing began"):
