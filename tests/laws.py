@@ -172,8 +172,8 @@ def extremes(k: np.ndarray, law: Any) -> float:
 
 
 def by_size(k: np.ndarray) -> np.ndarray:
-    """Eight classes by size, times the lowest bit."""
-    edges = np.unique(np.quantile(k, np.linspace(0, 1, 9)[1:-1]))
+    """Eight classes by size, about alike by the first draws, times the lowest bit."""
+    edges = np.unique(np.quantile(k[:65_536], np.linspace(0, 1, 9)[1:-1]))
     return np.searchsorted(edges, k) * 2 + (k & 1)
 
 
@@ -183,7 +183,15 @@ def by_low_bits(k: np.ndarray) -> np.ndarray:
 
 def dependence(a: np.ndarray, b: np.ndarray, classes: Callable[[np.ndarray], np.ndarray] = by_size) -> float:
     """Chi-square of independence among up to 16 classes each; those of less than a row in a hundred are one."""
-    first, second = (_without_rare(classes(k)) for k in (a, b))
+    return _contingency(_frequent(classes(a)), _frequent(classes(b)))
+
+
+def _frequent(classes: np.ndarray) -> np.ndarray:
+    rare = np.bincount(classes, minlength=16) < len(classes) / 100
+    return np.where(rare, np.argmax(rare), np.arange(16))[classes]
+
+
+def _contingency(first: np.ndarray, second: np.ndarray) -> float:
     table = np.bincount(first * 16 + second, minlength=256).reshape(16, 16)
     table = table[table.sum(1) > 0][:, table.sum(0) > 0]
     return float(stats.chi2_contingency(table, correction=False).pvalue)
@@ -198,12 +206,6 @@ def bit_dependence(bits: np.ndarray) -> float:
     return shares(np.concatenate(differ), np.array(rows), np.array(0.5))
 
 
-def _without_rare(classes: np.ndarray) -> np.ndarray:
-    counts = np.bincount(classes, minlength=16)
-    rare = counts < len(classes) / 100
-    return np.where(rare, np.argmax(rare), np.arange(16))[classes]
-
-
 def sharing(
     draw: Draw,
     value: int = 42,
@@ -215,8 +217,8 @@ def sharing(
 ) -> dict[str, float]:
     """Whether draws of one value depend on each other, between rows, two columns, and one column's two releases."""
     one, other, later = (
-        draw(stream_of(column, value, id_mask=id_mask, release=release))
+        _frequent(classes(draw(stream_of(column, value, id_mask=id_mask, release=release))))
         for column, release in (("a", "1"), (other_column, "1"), ("a", other_release))
     )
     pairs = {"rows": (one[:-1], one[1:]), "columns": (one, other), "releases": (one, later)}
-    return {name: dependence(*pair, classes) for name, pair in pairs.items()}
+    return {name: _contingency(*pair) for name, pair in pairs.items()}
