@@ -26,7 +26,7 @@ from sqlalchemy.engine import make_url
 from noiselib.errors import LedgerError, OverBudget
 from noiselib.ledger import Holder, Ledger
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 Count = Callable[..., None]
 NAMES = range(14)
 # What a worker does next to a release, by its state; None: it is not in the ledger. Publishing is two operations.

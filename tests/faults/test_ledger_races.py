@@ -24,7 +24,7 @@ from noiselib.accounting import Charge, Event
 from noiselib.errors import OverBudget
 from noiselib.ledger import Budget, Holder, Ledger, database, schema
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 RIVALS = 32
 WAIT = 120.0  # two cores and other work besides; a deadlock would last for ever
 Count = Callable[..., None]

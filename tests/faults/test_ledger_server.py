@@ -18,7 +18,7 @@ from sqlalchemy.engine import make_url
 from noiselib.errors import LedgerError
 from noiselib.ledger import Budget, Holder, Ledger, database, spent
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 Count = Callable[..., None]
 WIDE = Budget("wide", 1000.0, 1e-3)  # all of the tests' releases fit
 
