@@ -26,6 +26,7 @@ from small_pipeline import Small, make_small, small_rows
 
 from noiselib.failpoint import VARIABLE
 from noiselib.publish import Target
+from noiselib.spark.session import QUIET_LOG
 
 CHANGES = {"os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.mkdir", "sqlite3.connect"}
 Count = Callable[..., None]
@@ -39,7 +40,7 @@ SPARK = {
     "spark.sql.shuffle.partitions": "1",
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+    "spark.driver.extraJavaOptions": f"-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Dlog4j2.configurationFile={QUIET_LOG}",
 }
 
 

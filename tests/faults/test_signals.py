@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from crashing import Count, Started, Undisturbed, allowed, finish, name_of, observe, outcome, send, start, until
+from crashing import Count, Started, Undisturbed, allowed, finish, name_of, observe, outcome, read, send, start, until
 from small_pipeline import Small
 
 pytestmark = pytest.mark.faults
@@ -84,7 +84,7 @@ def test_a_signal_to_the_whole_group_while_spark_works(undisturbed, tmp_path, co
 
 def working(run: Started) -> bool:
     """Whether a Python worker of Spark's is at work."""
-    return any("pyspark.daemon" in Path(f"/proc/{pid}/cmdline").read_text() for pid in run.all_pids())
+    return any(b"pyspark.daemon" in read(Path(f"/proc/{pid}/cmdline")) for pid in run.all_pids())
 
 
 @pytest.mark.long
