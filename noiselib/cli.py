@@ -91,6 +91,7 @@ def _interruptible() -> Iterator[None]:
         _listen()
         yield
     finally:
+        logging.disable(logging.NOTSET)
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -105,7 +106,7 @@ def _interrupt(number: int, _frame: object) -> None:
     """Nothing that we started outlives us, so Spark goes first. Another signal now would only stop the tidying up."""
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
-    logging.getLogger("py4j").setLevel(logging.CRITICAL + 1)  # it would complain of the connection that is cut now
+    logging.disable()  # Py4J would complain of the connection that is cut now
     if session := sys.modules.get("noiselib.spark.session"):
         session.end_session()
     raise Interrupted(number)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 from pyspark import SparkContext
@@ -63,6 +65,9 @@ def end_session(wait_seconds: float = 5.0) -> None:
     process: subprocess.Popen[bytes] | None = getattr(SparkContext._gateway, "proc", None)
     if process is None or process.stdin is None:
         return
+    hush = threading.Thread(target=_hush, daemon=True)  # a thread has a connection of its own: ours may be in mid-call
+    hush.start()
+    hush.join(wait_seconds)
     process.stdin.close()
     try:
         process.wait(wait_seconds)
@@ -76,6 +81,14 @@ def check_conf(conf_file: Path | None, key_reference: str | None) -> dict[str, s
     given = _read_conf(conf_file)
     refuse_leaks(given, key_reference)
     return given
+
+
+def _hush() -> None:
+    """Spark would log the stack of every job that ends with it."""
+    context = SparkContext._active_spark_context
+    with suppress(Exception):  # it may have ended already: then it logs nothing
+        if context is not None:
+            context.setLogLevel("OFF")
 
 
 def _read_conf(path: Path | None) -> dict[str, str]:
