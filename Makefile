@@ -4,7 +4,7 @@
 PYTHON ?= python3
 export PYTHON
 
-.PHONY: demo test test-faults lint bench docs features setup setup-airflow setup-bench setup-postgresql lock audit clean
+.PHONY: demo test test-faults fuzz lint bench docs features setup setup-airflow setup-bench setup-postgresql lock audit clean
 
 demo: features
 	.venv/bin/python jobs/demo.py
@@ -16,6 +16,13 @@ test: setup-airflow setup-postgresql features
 # The counts printed at the end are kept in faults.json.
 test-faults: setup-airflow setup-postgresql features
 	.venv/bin/python -m pytest -n 0 -m "faults or long"
+
+# Coverage-guided, five minutes; what it finds goes to build/fuzz.
+fuzz:
+	@scripts/bootstrap fuzz
+	mkdir -p build/fuzz
+	PYTHONPATH=. .venv-fuzz/bin/python tests/fuzz/fuzz_spec.py build/fuzz tests/fuzz/corpus \
+		-max_total_time=300 -timeout=20 -max_len=4096 -print_final_stats=1 -artifact_prefix=build/fuzz/
 
 lint: setup
 	.venv/bin/ruff check .
@@ -60,6 +67,7 @@ lock: setup
 	$(COMPILE) requirements/airflow.in --output-file requirements/airflow.lock
 	$(COMPILE) requirements/demo.in --no-deps --output-file requirements/demo.lock
 	$(COMPILE) requirements/bench.in --constraint requirements/jobs.lock --output-file requirements/bench.lock
+	$(COMPILE) requirements/fuzz.in --constraint requirements/jobs.lock --output-file requirements/fuzz.lock
 	$(COMPILE) requirements/build.in --output-file requirements/build.lock
 
 # Fails where the package index serves no vulnerability data (--strict): looked up and clean, or not audited.
@@ -67,5 +75,5 @@ audit: setup
 	for lock in requirements/*.lock; do .venv/bin/python -m pip_audit --strict --disable-pip --requirement $$lock || exit 1; done
 
 clean:
-	rm -rf demo build dist .venv .venv-airflow .venv-bench *.egg-info spark-warehouse run_results.json run_results
+	rm -rf demo build dist .venv .venv-airflow .venv-bench .venv-fuzz *.egg-info spark-warehouse run_results.json run_results
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -230,6 +230,9 @@ def _common_schema(path: str, footers: Mapping[Path, pq.FileMetaData]) -> tuple[
             schema = _footer_types(footer)
         except (ValueError, pa.ArrowException) as error:
             raise InputError(f"source file {file}: its schema cannot be read ({type(error).__name__})") from None
+        twice = [name for name, times in Counter(name for name, _ in schema).items() if times > 1]
+        if twice:
+            raise InputError(f"source file {file}: column {twice[0]!r} stands in it twice")
         if first is None:
             first = schema
         elif schema != first:
@@ -238,9 +241,6 @@ def _common_schema(path: str, footers: Mapping[Path, pq.FileMetaData]) -> tuple[
                 f"source file {file}: its schema differs from the table's in column {odd[0][0] if odd else 'order'!r}"
             )
     assert first is not None
-    twice = [name for name, times in Counter(name for name, _ in first).items() if times > 1]
-    if twice:
-        raise InputError(f"source {path}: column {twice[0]!r} stands twice in its files")
     return first
 
 
