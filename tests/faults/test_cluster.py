@@ -21,7 +21,7 @@ from clusters import Cluster
 from crashing import Count, Outcome, Started, collected, make_pipeline, outcome, send, start, target_of, until
 from small_pipeline import SMALL_SCHEMA, Small
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
 FILES = 20
 SEED = 20130102

@@ -34,7 +34,7 @@ from small_pipeline import Small
 
 from noiselib.failpoint import FAILPOINTS
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
 BEFORE_SPARK = ["after_reserve"]
 WITH_SPARK = ["after_inspect", "after_write", "while_staging", "after_stage", "after_check"]

@@ -12,7 +12,7 @@ import pytest
 from crashing import Count, Started, Undisturbed, collected, finish, outcome, read, releases, send, start, until
 from small_pipeline import Small
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
 PROJECT = Path(__file__).resolve().parents[2]
 SPARK_SUBMIT = Path(sys.executable).with_name("spark-submit")
