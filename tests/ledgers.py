@@ -5,9 +5,11 @@ The server is Debian's, started in a directory of its own on a free port of 127.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import multiprocessing
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -51,11 +53,12 @@ class PostgreSQL:
         self.home = Path(tempfile.mkdtemp(prefix="noiselib-postgresql-"))
         self.port = _free_port()
         self._names = itertools.count(1)
-        # It refuses to run as root.
-        user = next((name for name in ("postgres", "nobody") if _exists(name)), None) if os.geteuid() == 0 else None
-        self._owner: dict[str, Any] = {"user": user, "group": _group(user), "extra_groups": []} if user else {}
-        if user:
-            shutil.chown(self.home, user)
+        self._owner: dict[str, Any] = {}
+        if os.geteuid() == 0:  # it refuses to run as root
+            names = [one.pw_name for one in pwd.getpwall()]
+            user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
+            self._owner = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+            os.chown(self.home, user.pw_uid, user.pw_gid)
         self._run("initdb", "--auth=trust", "--username=noiselib", "--encoding=UTF8", "--locale=C", "--no-sync")
         self.start()
 
@@ -78,7 +81,9 @@ class PostgreSQL:
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         command = [_program("postgres"), "-D", str(self.home / "data"), *options]
         with (self.home / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", **self._owner)
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd="/", preexec_fn=_end_with_the_tests, **self._owner
+            )
         deadline = time.monotonic() + 120
         while True:
             try:
@@ -129,12 +134,9 @@ def _program(name: str) -> str:
     return found
 
 
-def _exists(user: str) -> bool:
-    return subprocess.run(["getent", "passwd", user], capture_output=True, check=False).returncode == 0
-
-
-def _group(user: str) -> int:
-    return int(subprocess.run(["id", "-g", user], capture_output=True, text=True, check=True).stdout)
+def _end_with_the_tests() -> None:
+    """Have the server end when the process that started it does, however that ends."""
+    ctypes.CDLL(None).prctl(1, signal.SIGQUIT)  # PR_SET_PDEATHSIG
 
 
 def _free_port() -> int:

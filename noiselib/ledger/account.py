@@ -101,7 +101,7 @@ class Preview:
 
 def spent(releases: Iterable[ReleaseRequest], delta: float) -> float:
     """Epsilon at `delta` of the worst-placed privacy unit; inf if its samplers' slack takes up all of delta."""
-    return max(_epsilon(charge, delta) for charge in worst_charges(releases))
+    return max(charge.epsilon(delta) for charge in worst_charges(releases))
 
 
 def preview(budget: Budget, requests: Sequence[ReleaseRequest], account: Sequence[ReleaseRequest] = ()) -> Preview:
@@ -156,7 +156,3 @@ def _join(charges: Iterable[Charge]) -> Charge:
 def _undominated(charges: Iterable[Charge]) -> list[Charge]:
     distinct = set(charges)
     return [one for one in distinct if not any(one <= other for other in distinct if other != one)]
-
-
-def _epsilon(charge: Charge, delta: float) -> float:
-    return math.inf if charge and charge.slack >= delta else charge.epsilon(delta)

@@ -27,7 +27,7 @@ def parse(url: str) -> URL:
         parsed = make_url(url)
     except ArgumentError as error:
         raise SpecError(f"Expected a ledger like {_EXAMPLES}, got {url!r}") from error
-    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+    if parsed.get_backend_name() != "sqlite" and parsed.drivername != "postgresql+psycopg":
         raise SpecError(f"Expected a ledger like {_EXAMPLES}, got {parsed.render_as_string(hide_password=True)!r}")
     if parsed.get_backend_name() == "sqlite" and (not parsed.database or parsed.database == ":memory:"):
         raise SpecError(f"Expected a ledger in a file, like sqlite:///path/to/ledger.db, got {url!r}")
@@ -64,6 +64,7 @@ def _postgresql_arguments(url: URL, wait_seconds: float) -> dict[str, Any]:
     options += [f"-c {setting}={value}" for setting, value in settings.items()]
     return {
         "options": " ".join(options),
+        "prepare_threshold": None,  # a pooler may give the session to others, prepared statements and all
         "connect_timeout": max(2, math.ceil(wait_seconds)),  # libpq takes whole seconds, 2 at the least
         # So may the host of the server: it is given up when it has not answered for that long.
         "tcp_user_timeout": max(milliseconds, 2000),

@@ -53,7 +53,9 @@ def test_not_an_empty_database(url):
         Ledger.open(url)
 
 
-@pytest.mark.parametrize("wrong", ["sqlite://", "sqlite:///:memory:", "ledger.db", "", "mysql://host/db"])
+@pytest.mark.parametrize(
+    "wrong", ["sqlite://", "sqlite:///:memory:", "ledger.db", "", "mysql://host/db", "postgresql://host/db"]
+)
 def test_a_url_that_is_no_ledger(wrong):
     for use in (Ledger.open, Ledger.create, Ledger.migrate):
         with pytest.raises(SpecError, match="sqlite:///path"):
