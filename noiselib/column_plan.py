@@ -19,6 +19,7 @@ from noiselib import encoding as e
 from noiselib import mechanisms as m
 from noiselib.encoding import Lattice
 from noiselib.mechanisms.additive import default_step, exact
+from noiselib.mechanisms.dither import MAX_RESOLUTION
 
 ROW_KEY_TYPES = {"int32", "int64", "string", "boolean", "date", "timestamp", "timestamp_ntz"}
 # These, and decimals, Spark writes back as it read them.
@@ -567,23 +568,29 @@ def _correlated(declared: c.CorrelatedGaussian, context: Context, index: int) ->
 @treat.register
 def _(declared: c.Dither, context: Context) -> Treated:
     unit = _unit(context.kind, declared.mechanism)
-    levels: tuple[int | None, int | None] = (None, None)
-    if declared.bits is not None:
-        assert declared.bounds is not None
-        low, high = map(exact, declared.bounds)
-        step = (high - low) / 2**declared.bits
-        levels = (round(low / step), round(low / step) + 2**declared.bits - 1)
-    else:
-        step = exact(declared.step)  # type: ignore[arg-type]
+    steps = 1 if declared.bits is None else 2**declared.bits - 1
+    low, high = map(exact, declared.bounds) if declared.bits else (Fraction(0), exact(declared.step))  # type: ignore[arg-type]
+    step = (high - low) / steps
     if unit is not None and (step / unit).denominator != 1:
-        raise ValueError(f"dither step {float(step):g} on type {context.kind}: expected a whole multiple of {unit}")
-    resolution = DITHER_RESOLUTION if unit is None else int(step / unit)
+        said = f"{float(high - low):g} in {steps} steps" if declared.bits else f"step {float(step):g}"
+        raise ValueError(f"dither: {said} on type {context.kind}: expected each a whole multiple of {unit}")
+    resolution = _dither_resolution(low / step) if unit is None else int(step / unit)
     points = make_lattice(context.kind, unit, step / resolution, declared.bounds)
-    mechanism = m.Dither(step, resolution, declared.law, declared.subtractive, *levels)
+    lower, offset = divmod(int(low / step * resolution), resolution)
+    ends = {"lower": lower, "upper": lower + steps} if declared.bits else {}
+    mechanism = m.Dither(step, resolution, declared.law, declared.subtractive, offset=offset, **ends)
     quantum = step / (4 * resolution)
     if declared.subtractive and unit is not None:
         return Treated(mechanism, points, e.Quantized(quantum, None), "double")
     return Treated(mechanism, points, e.Quantized(quantum, unit), context.kind)
+
+
+def _dither_resolution(level: Fraction) -> int:
+    """Lattice points to a quantizer's step, so many that a level, given in such steps, lies on the lattice."""
+    resolution = level.denominator * -(-DITHER_RESOLUTION // level.denominator)
+    if resolution > MAX_RESOLUTION:
+        raise ValueError("dither with bits: bounds with fewer digits expected, so that the levels lie on a lattice")
+    return resolution
 
 
 def _kept(kind: str, name: str) -> str:

@@ -342,7 +342,11 @@ class CellKey(Noised):
 
 
 class Dither(Numeric):
-    """Quantization to `step`, or to 2^`bits` levels between the bounds, with dither."""
+    """Quantization with dither: to the multiples of `step`, or to 2^`bits` levels, of which the bounds are the outermost.
+
+    With `bits` the quantizer's step is the bounds' width over 2^bits - 1; on integers and decimals that must be a whole
+    multiple of the type's unit, as levels are values of the column.
+    """
 
     mechanism: Literal["dither"]
     law: Literal["rpdf", "tpdf", "gaussian"] = "tpdf"

@@ -24,11 +24,13 @@ MAX_RESOLUTION = 2**30
 class Dither:
     """A quantizer with dither: what is published lies on the quantizer's lattice, or that less the dither.
 
-    Law: with S the quantizer's step and N = resolution lattice points to it, in quarters of a lattice point: Q = floor((4x + d
-    + 2N)/4N), the level nearest to x + d. No tie occurs. u on 0..N-1 and v on 0..2N-1 are uniform and independent.
+    Law: with S the quantizer's step and N = resolution lattice points to it, in quarters of a lattice point, x counted from
+    the offset: Q = floor((4x + d + 2N)/4N), the level nearest to x + d. No tie occurs. u on 0..N-1 and v on 0..2N-1 are
+    uniform and independent.
     rpdf: d = 2(2u + 1 - N), a dither as wide as the step. tpdf: d = 2(2u + 1 - N) + 2v + 1 - 2N, triangular, two steps wide.
-    gaussian: d odd, with P(d) proportional to exp(-d^2/(2 (2N)^2)), of deviation S/2. The code is 4N Q, and with subtractive
-    dither 4N Q - d. Q is clamped to the levels lower..upper, if they are given; what follows holds where that changes nothing.
+    gaussian: d odd, with P(d) proportional to exp(-d^2/(2 (2N)^2)), of deviation S/2. The code is 4N Q and the offset, and
+    with subtractive dither that less d. Q is clamped to the levels lower..upper, if they are given; what follows holds where
+    that changes nothing: with rpdf for every x between the levels, with tpdf for x half a step or more from the outermost.
     Guarantee: none. What dither is for: not subtractive, the error's mean is 0 for every x with rpdf and tpdf, and its mean
     square is the same for every x with tpdf. Subtractive, the error itself is independent of x with rpdf and tpdf, uniform on
     (2j + 1 - N) S/2N for j < N, or on (2j + 1 - 2N) S/4N for j < 2N. All this exactly, on the lattice: by Hermite's identity
@@ -37,8 +39,9 @@ class Dither:
     the column's unit, so from 0 to S^2/4; tpdf S^2/4 for even N, S^2 (1 - 1/N^2)/4 for odd N; gaussian S^2/3, within 5% from
     N = 2 on and 2.4% for large N, with a mean within 0.0024 S. Subtractive: rpdf S^2 (1 - 1/N^2)/12, tpdf S^2 (1 - 1/4N^2)/12,
     gaussian S^2/12, within 1% for large N.
-    Estimator: the value itself, and so means and sums, unbiased; with tpdf, or subtractive dither, the data's variance is the
-    published one less the error's.
+    Estimator: the value itself, and so the mean, unbiased (with gaussian dither nearly); with tpdf, or subtractive rpdf, the
+    data's variance is the published one less the error's. Where the dither is tpdf or gaussian and the levels have ends, what
+    is clamped there moves the mean by an amount that depends on the data: the mean has no error then.
     Source: Lipshitz, Wannamaker, Vanderkooy 1992, "Quantization and dither: a theoretical survey"; Wannamaker, Lipshitz,
     Vanderkooy, Wright 2000, "A theory of nonsubtractive dither".
 
@@ -46,7 +49,8 @@ class Dither:
     resolution:   N, 1 to 2^30 lattice points to the quantizer's step; points count step/N, codes step/4N
     law:          rpdf, tpdf or gaussian
     subtractive:  whether the dither is taken off again
-    lower, upper: the least and the greatest level, in steps of the quantizer, or None
+    lower, upper: the least and the greatest level, in steps of the quantizer from the offset, or None
+    offset:       where a level lies, in lattice points, 0 to N - 1
     """
 
     name: ClassVar[str] = "dither"
@@ -56,6 +60,7 @@ class Dither:
     subtractive: bool
     lower: int | None = None
     upper: int | None = None
+    offset: int = 0
 
     def __post_init__(self) -> None:
         if not self.step > 0:
@@ -66,6 +71,8 @@ class Dither:
             raise ValueError(f"law={self.law!r}, expected one of {', '.join(LAWS)}")
         if self.lower is not None and self.upper is not None and self.lower > self.upper:
             raise ValueError(f"lower={self.lower}, upper={self.upper}, expected levels in order")
+        if not 0 <= self.offset < self.resolution:
+            raise ValueError(f"offset={self.offset}, expected 0 to resolution - 1, {self.resolution - 1}")
 
     @property
     def width(self) -> int:
@@ -87,13 +94,14 @@ class Dither:
 
     def _quantize(self, points: Ints, part: Stream) -> Ints:
         dither, period = self.sample(part), 4 * self.resolution
-        level = 4 * points
+        level = 4 * (points - self.offset)
         level += dither
         level += period // 2
         level //= period
         if self.lower is not None or self.upper is not None:
             level = np.clip(level, self.lower, self.upper)
         level *= period
+        level += 4 * self.offset
         return level - dither if self.subtractive else level
 
     def sample(self, part: Stream) -> Ints:
@@ -125,4 +133,5 @@ class Dither:
             "law": self.law,
             "subtractive": self.subtractive,
             "levels": [self.lower, self.upper],
+            "offset": self.offset,
         }

@@ -13,7 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scripted
+from pydantic import TypeAdapter
 
+from noiselib.column_plan import Context, plan_column
+from noiselib.column_spec import ColumnSpec
 from noiselib.mechanisms.dither import LAWS, Dither
 from noiselib.noise import Stream, derive, discrete, encode_bigint, row_tags
 from noiselib.noise.discrete import CHUNK
@@ -181,6 +184,56 @@ def test_levels_are_clamped(levels, subtractive):
     assert set(((codes + removed) % 32).tolist()) == {0}
 
 
+@pytest.mark.parametrize("subtractive", [False, True])
+def test_an_offset_moves_values_and_levels_alike(subtractive):
+    """The same draws: what a value is, counted from the offset, decides."""
+    points = np.zeros(500, np.int64)
+    moved, plain = Dither(F(1), 8, "rpdf", subtractive, -2, 2, 3), Dither(F(1), 8, "rpdf", subtractive, -2, 2)
+    words = stream(points)
+    np.testing.assert_array_equal(moved.perturb(points + 8 + 3, words), plain.perturb(points + 8, words) + 12)
+
+
+def planned(kind: str, **more) -> tuple:
+    declared = TypeAdapter(ColumnSpec).validate_python({"mechanism": "dither", **more})
+    column = plan_column(Context("x", {"x": kind}, False), declared, False)
+    return column.mechanism, column.points, column.codes
+
+
+@pytest.mark.parametrize("bounds", [[0, 128], [-1, 1], [18.5, 40.2], [-0.1, 0.7]])
+@pytest.mark.parametrize("bits", [1, 6, 12])
+def test_the_bounds_are_the_outermost_levels_and_means_are_right_up_to_them(bounds, bits):
+    """rpdf, all of whose dithers are looked at: at the bounds, and anywhere between, the mean over them is the value."""
+    dither, points, codes = planned("double", law="rpdf", bits=bits, bounds=bounds)
+    low, high = (F(str(bound)) for bound in bounds)
+    assert dither.step == (high - low) / (2**bits - 1)
+    assert [points.lower * points.step, points.upper * points.step] == [low, high]
+    n = dither.resolution
+    assert dither.upper - dither.lower == 2**bits - 1
+    assert [4 * (level * n + dither.offset) * codes.quantum for level in (dither.lower, dither.upper)] == [low, high]
+    random = np.random.default_rng(4)
+    some = random.integers(points.lower, points.upper, 20).tolist()
+    for x in (points.lower, points.lower + 1, *some, points.upper - 1, points.upper):
+        level, over = divmod(x - dither.offset, n)  # up for `over` of the n dithers, by the law
+        levels = [level + 1] * (over > 0) + [level] * (over < n)
+        assert all(dither.lower <= one <= dither.upper for one in levels)
+        published = dither.perturb(np.full(50, x), stream(np.arange(50)))
+        assert set(published.tolist()) <= {4 * (one * n + dither.offset) for one in levels}
+
+
+def test_levels_of_whole_numbers_are_whole_numbers():
+    dither, points, codes = planned("int32", bits=4, bounds=[-30, 120])
+    assert (dither.step, dither.lower, dither.upper, codes.unit) == (10, -3, 12, 1)
+    assert (points.lower, points.upper) == (-30, 120)
+    dither, _, _ = planned("int64", bits=2, bounds=[1, 16])
+    assert (dither.step, dither.resolution, dither.offset, dither.lower, dither.upper) == (5, 5, 1, 0, 3)
+    with pytest.raises(ValueError, match=r"dither: 100 in 15 steps on type int64: expected each a whole multiple of 1"):
+        planned("int64", bits=4, bounds=[0, 100])
+    with pytest.raises(ValueError, match=r"dither: step 2\.5 on type int32: expected each a whole multiple of 1"):
+        planned("int32", step=2.5)
+    with pytest.raises(ValueError, match="bounds with fewer digits"):
+        planned("double", bits=8, bounds=[0.1234567891234, 0.98765432123])
+
+
 @pytest.mark.parametrize("law", LAWS)
 def test_rows_do_not_depend_on_the_others(law):
     dither = Dither(F(1), 2**20, law, True)
@@ -204,7 +257,7 @@ def test_what_is_published_is_pinned():
 
 def test_it_tells_what_an_estimator_needs():
     told = json.loads(json.dumps(Dither(F(1, 4), 8, "tpdf", True, -1, 7).describe()))
-    assert told == {"step": 0.25, "resolution": 8, "law": "tpdf", "subtractive": True, "levels": [-1, 7]}
+    assert told == {"step": 0.25, "resolution": 8, "law": "tpdf", "subtractive": True, "levels": [-1, 7], "offset": 0}
 
 
 @pytest.mark.parametrize(
@@ -215,6 +268,7 @@ def test_it_tells_what_an_estimator_needs():
         ((F(1), 2**30 + 1, "tpdf", False), "resolution=1073741825"),
         ((F(1), 1, "triangular", False), "law='triangular', expected one of rpdf, tpdf, gaussian"),
         ((F(1), 1, "tpdf", False, 3, 2), "lower=3, upper=2, expected levels in order"),
+        ((F(1), 4, "tpdf", False, None, None, 4), "offset=4, expected 0 to resolution - 1, 3"),
     ],
 )
 def test_wrong_parameters_are_named(arguments, message):
