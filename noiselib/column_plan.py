@@ -179,6 +179,9 @@ def _(declared: c.Additive, context: Context) -> Treated:
     kind = context.kind
     if kind.startswith("array<"):
         return _vectors(declared, context)
+    for key in ("clip_norm", "dimension"):
+        if getattr(declared, key, None) is not None:
+            raise ValueError(f"{key} on type {kind}: expected a column of type array<float> or array<double>")
     mechanism = m.ADDITIVE[declared.mechanism]  # type: ignore[attr-defined]
     unit = _unit(kind, mechanism.name, declared.unit)
     discrete = f"discrete_{mechanism.name}"
@@ -204,10 +207,13 @@ def _vectors(declared: Any, context: Context) -> Treated:
         raise ValueError(f"{name} on type {kind}: expected {' or '.join(m.VECTOR)} on array<float> or array<double>")
     if declared.dimension is None:
         raise ValueError(f"{name} on type {kind}: expected dimension: how many numbers each array holds")
+    for key in ("bounds", "protect_distance", "unit"):
+        if getattr(declared, key) is not None:
+            raise ValueError(f"{key} on type {kind}: expected clip_norm: the most that an array's norm may be")
     delta = getattr(declared, "delta", None)
     if context.private:
         width = exact(2 * declared.clip_norm)
-        step = _given(declared) or default_step(m.ADDITIVE[name].scale_for(width, declared.epsilon, delta))
+        step = _given(declared) or _fine_step(m.ADDITIVE[name].scale_for(width, declared.epsilon, delta), width)
         noise = mechanism.calibrate(declared.dimension, step, declared.clip_norm, declared.epsilon, delta)
     else:
         scale = _free_scale(declared)
@@ -279,7 +285,12 @@ def _additive_step(unit: Fraction | None, mechanism: type[m.Additive], declared:
         width = exact(declared.bounds[1]) - exact(declared.bounds[0])
     else:
         width = exact(declared.protect_distance)  # type: ignore[arg-type]
-    return default_step(mechanism.scale_for(width, declared.epsilon, getattr(declared, "delta", None)))
+    return _fine_step(mechanism.scale_for(width, declared.epsilon, getattr(declared, "delta", None)), width)
+
+
+def _fine_step(scale: Fraction, width: Fraction) -> Fraction:
+    """Fine against the noise's scale and, where an epsilon is tiny, against what it covers: a thousandth or less."""
+    return min(default_step(scale), 256 * default_step(width))
 
 
 def make_lattice(kind: str, unit: Fraction | None, step: Fraction, bounds: tuple[float, float] | None) -> Lattice:
@@ -413,10 +424,12 @@ def _(declared: c.LabelFlip, context: Context) -> Treated:
 @treat.register
 def _(declared: c.Resampling, context: Context) -> Treated:
     values = _categories(declared, context.kind)
-    weights = declared.weights or [1] * len(values)
+    weights = [_share(weight) for weight in declared.weights or [1] * len(values)]
     if len(weights) != len(values) or min(weights) < 0 or sum(weights) == 0:
-        raise ValueError(f"weights {weights}: expected {len(values)} numbers of at least 0, one for each category")
-    matrix = m.resampling_matrix([exact(weight) for weight in weights], _rate(declared))
+        raise ValueError(
+            f"weights {declared.weights}: expected {len(values)} numbers of at least 0, one for each category"
+        )
+    matrix = m.resampling_matrix(weights, _rate(declared))
     return _transition("resampling", values, matrix, context)
 
 
@@ -429,7 +442,7 @@ def _(declared: c.Pram, context: Context) -> Treated:
     if declared.marginal == "estimated":
         points = e.Categories(values)
         return Treated(m.EstimatedPram(m.Transition("pram", values, matrix)), points, points, context.kind)
-    marginal = [exact(share) for share in declared.marginal]
+    marginal = [_share(share) for share in declared.marginal]
     if len(marginal) != len(values) or min(marginal) < 0 or sum(marginal) == 0:
         raise ValueError(f"marginal: expected {len(values)} numbers of at least 0, one for each category")
     return _transition("pram", values, m.invariant(matrix, marginal), context)
@@ -440,8 +453,13 @@ def _transition(name: str, values: tuple[e.Category, ...], matrix: Any, context:
     return Treated(m.Transition(name, values, matrix), points, points, context.kind)
 
 
-def _matrix(rows: list[list[float]]) -> tuple[tuple[Fraction, ...], ...]:
-    return tuple(tuple(exact(entry) for entry in row) for row in rows)
+def _matrix(rows: list[list[float | str]]) -> tuple[tuple[Fraction, ...], ...]:
+    return tuple(tuple(_share(entry) for entry in row) for row in rows)
+
+
+def _share(number: float | str) -> Fraction:
+    """A number as it is written, or a fraction written as one."""
+    return Fraction(number) if isinstance(number, str) else exact(number)
 
 
 def _rate(declared: Any) -> Fraction:

@@ -38,7 +38,9 @@ Names = Annotated[list[str], Field(min_length=1)]
 Bounds = Annotated[tuple[int | float, int | float], Field(strict=False)]  # YAML has lists only
 Severity = Annotated[int, Field(ge=1, le=5)]
 Category = str | bool | int
+Share = Number | Annotated[str, Field(pattern=r"^[0-9]{1,9}/[1-9][0-9]{0,8}$")]  # 1/3 has no decimals that add up to 1
 Matrix = Annotated[list[Annotated[list[Number], Field(min_length=1)]], Field(min_length=1)]
+Probabilities = Annotated[list[Annotated[list[Share], Field(min_length=1)]], Field(min_length=1)]
 
 
 class Model(BaseModel):
@@ -82,18 +84,28 @@ class Noised(Model):
     on_null: Literal["keep", "fail"] = "fail"
 
 
-class Numeric(Noised):
-    """A column of numbers on a lattice of `granularity`, clipped to `bounds`."""
+class Finite(Noised):
+    """A column of numbers, and what becomes of those that are not finite."""
 
     on_nan: Literal["fail", "keep", "null"] = "fail"
     on_infinite: Literal["fail", "clip", "null"] = "fail"
+
+
+class Within(Finite):
+    """A column of numbers between `bounds`."""
+
     bounds: Bounds | None = None
-    granularity: Positive | None = None
 
     @model_validator(mode="after")
-    def _bounds_are_ordered(self) -> Numeric:
+    def _bounds_are_ordered(self) -> Within:
         _check_order("bounds", self.bounds)
         return self
+
+
+class Numeric(Within):
+    """A column of numbers on a lattice of `granularity`, clipped to `bounds`."""
+
+    granularity: Positive | None = None
 
 
 class Additive(Numeric):
@@ -252,7 +264,7 @@ class Uniform(Additive):
     mechanism: Literal["uniform"]
 
 
-class MultiplicativeGaussian(Numeric):
+class MultiplicativeGaussian(Finite):
     mechanism: Literal["multiplicative_gaussian"]
     scale: Positive | None = None
     severity: Severity | None = None
@@ -265,7 +277,7 @@ class Rated(Noised):
     severity: Severity | None = None
 
 
-class GaussianDropout(Numeric):
+class GaussianDropout(Finite):
     mechanism: Literal["gaussian_dropout"]
     rate: Annotated[float, Field(gt=0, lt=1)] | None = None
     severity: Severity | None = None
@@ -278,7 +290,7 @@ class Masking(Rated):
     value: Number | str | bool | None = None
 
 
-class Impulse(Numeric):
+class Impulse(Within):
     """Salt and pepper: one of the bounds in the value's place."""
 
     mechanism: Literal["impulse"]
@@ -297,7 +309,7 @@ class LabelFlip(Categorical):
     mechanism: Literal["label_flip"]
     rate: Rate | None = None
     severity: Severity | None = None
-    matrix: Matrix | None = None
+    matrix: Probabilities | None = None
 
 
 class Resampling(Categorical):
@@ -306,7 +318,7 @@ class Resampling(Categorical):
     mechanism: Literal["resampling"]
     rate: Rate | None = None
     severity: Severity | None = None
-    weights: list[Number] | None = None
+    weights: list[Share] | None = None
 
 
 class Pram(Categorical):
@@ -314,9 +326,9 @@ class Pram(Categorical):
 
     mechanism: Literal["pram"]
     rate: Rate | None = None
-    matrix: Matrix | None = None
+    matrix: Probabilities | None = None
     invariant: bool = False
-    marginal: Literal["estimated"] | list[Number] = "estimated"
+    marginal: Literal["estimated"] | list[Share] = "estimated"
 
 
 class CorrelatedGaussian(Numeric):
@@ -341,7 +353,7 @@ class CellKey(Noised):
 # ---- dither ----------------------------------------------------------------------------------------------------------
 
 
-class Dither(Numeric):
+class Dither(Within):
     """Quantization with dither: to the multiples of `step`, or to 2^`bits` levels, of which the bounds are the outermost.
 
     With `bits` the quantizer's step is the bounds' width over 2^bits - 1; on integers and decimals that must be a whole
@@ -471,6 +483,10 @@ def _strength(column: Any) -> Iterator[str]:
             yield "dither with bits: expected bounds: the least and the greatest level"
     if isinstance(column, CorrelatedGaussian) and (column.covariance is None) == (column.share is None):
         yield "correlated_gaussian: expected either covariance: a matrix, or share: of the data's own covariance"
+    if isinstance(column, CorrelatedGaussian) and column.keep_covariance and column.share is None:
+        yield "correlated_gaussian: keep_covariance keeps the data's own: expected share, not covariance"
+    if isinstance(column, Pram) and column.marginal != "estimated" and not column.invariant:
+        yield "pram with marginal: expected invariant: true, which is what keeps it"
 
 
 def _check_order(name: str, bounds: tuple[float, float] | None) -> None:

@@ -99,7 +99,17 @@ def make_plan(spec: s.PipelineSpec, table: TableMetadata, positions: Positions) 
             continue  # the column that it is noised with has a problem of its own
     if problems:
         raise SpecError(told(problems))
-    columns = [planned[name] for name in types]
+    plan = _composed(spec, [planned[name] for name in types])
+    slack = sum((memo for _, memo in plan.memos), plan.charge).slack
+    if spec.privacy is not None and slack >= spec.privacy.limit.delta:
+        raise SpecError(
+            f"{positions.where('privacy', 'limit')}: limit: delta {spec.privacy.limit.delta:g}: expected more than {slack:.3g}, "
+            "which the samplers of one release owe for their distance from the ideal laws"
+        )
+    return plan
+
+
+def _composed(spec: s.PipelineSpec, columns: list[ColumnPlan]) -> Plan:
     once = Charge()
     memos: list[tuple[str, Charge]] = []
     rows = spec.entity.max_rows if spec.entity else 1
@@ -223,7 +233,7 @@ def expected_errors(column: ColumnPlan, rows: int) -> tuple[float | None, float 
 def describe_column(column: ColumnPlan, rows: int) -> dict[str, Any]:
     """One column of the plan as data. Scale and sensitivity are in the column's unit. With it alone, estimates are made."""
     entry: dict[str, Any] = {"column": column.name, "type": column.type, "treatment": column.treatment}
-    entry |= {"guarantee": column.guarantee}
+    entry |= {"guarantee": column.guarantee} | ({"noised_with": column.lead} if column.lead else {})
     if column.codes is not None:
         entry |= {"published_type": column.published_type, "codes": plain(column.codes)}
     if column.mechanism is None:

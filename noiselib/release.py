@@ -19,7 +19,7 @@ from noiselib.plan import Plan, canonical, canonical_column, digest
 from noiselib.snapshot import Partition, partition_text
 from noiselib.spec import PipelineSpec
 
-SCHEME = 2  # of everything that determines values: encodings, key derivation, samplers, lattices
+SCHEME = 3  # of everything that determines values: encodings, key derivation, samplers, lattices
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from noiselib.column_spec import (
+    CellKey,
     ColumnSpec,
     CorrelatedGaussian,
     Delta,
@@ -137,9 +138,9 @@ class PipelineSpec(Model):
 
     @property
     def memoized(self) -> tuple[str, ...]:
-        """Columns whose noise outlasts a release. RAPPOR's permanent response always does."""
+        """Columns whose noise outlasts a release. RAPPOR's permanent response and the noise of a cell always do."""
         named = self.privacy.memoize if self.privacy else []
-        permanent = [name for name, column in self.columns.items() if isinstance(column, Rappor)]
+        permanent = [name for name, column in self.columns.items() if isinstance(column, Rappor | CellKey)]
         return tuple(dict.fromkeys([*named, *permanent]))
 
 

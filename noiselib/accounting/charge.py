@@ -91,8 +91,8 @@ class Charge:
         """An epsilon >= 0 such that this charge is (epsilon, delta)-DP; inf if there is none. `delta` in [0, 1].
 
         accountant: "pld" (privacy loss distributions, the tightest), "rdp" (Renyi) or "zcdp" (concentrated). Each gives an
-        upper bound. Where every event is pure it is never above the pure sum, not even for a delta <= slack; there, read
-        the guarantee as (epsilon, slack). Raises SpecError for a delta out of range, or another accountant.
+        upper bound. Where every event is pure it is never above the pure sum; there is none below a delta of `slack`.
+        Raises SpecError for a delta out of range, or another accountant.
         """
         if not 0 <= delta <= 1:
             raise SpecError(f"Expected delta in [0, 1], got delta={delta!r}")
@@ -143,6 +143,8 @@ def _check_accountant(name: str) -> str:
 def _epsilon(charge: Charge, delta: float, accountant: str) -> float:
     if not charge:
         return 0.0
+    if charge.slack > delta:
+        return math.inf
     law = ACCOUNTANTS[accountant](charge.events)
     room = delta * math.exp(-law.growth) - law.extra - charge.slack
     bound = law.epsilon(room) + law.shift if room > 0 else math.inf

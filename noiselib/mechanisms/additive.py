@@ -240,7 +240,7 @@ class DiscreteGaussian(Additive):
 
     Law: x + k, P(k) proportional to exp(-k^2 / 2 sigma^2) for whole k.
     Guarantee: (epsilon, delta), for values that differ by at most the sensitivity: sigma by the law's own delta, summed term
-        by term (theorem 7).
+        by term (theorem 7); from 2048 steps on by a bound through the continuous law, within 0.1%.
     Variance: at most sigma^2 steps^2, and nearly that from sigma = 1 on.
     Estimator: the value itself, and so means and sums, unbiased; the data's variance is the published one less the noise's.
     Source: Canonne, Kamath, Steinke 2020, "The discrete Gaussian for differential privacy".
@@ -278,7 +278,12 @@ class Uniform(Additive):
 
     @cached_property
     def law(self) -> Law:
-        return discrete.Uniform(max(1, round(self.scale)))
+        steps = round(self.scale)
+        if abs(steps - self.scale) > self.scale / 100:
+            raise ValueError(
+                f"scale {float(self.scale * self.step):g}: expected a multiple of {float(self.step):g}, the lattice's step"
+            )
+        return discrete.Uniform(steps)
 
 
 # A Gaussian's delta pays for the sampler's distance from the ideal law too; this share of it is set aside for that.

@@ -221,7 +221,8 @@ class Transition:
         return None
 
     def describe(self) -> dict[str, Any]:
-        return {"categories": list(self.categories), "matrix": self._floats.tolist()}
+        matrix = self._floats
+        return {"categories": list(self.categories), "matrix": matrix.tolist(), "kept": float(matrix.diagonal().min())}
 
     @property
     def _floats(self) -> Floats:
@@ -372,7 +373,7 @@ def check_matrix(matrix: Matrix, k: int) -> None:
             if not (isinstance(p, (int, Fraction)) and p >= 0):
                 raise ValueError(f"matrix[{i}][{j}]={p!r}, expected a Fraction >= 0")
         if sum(row) != 1:
-            raise ValueError(f"matrix[{i}] has sum {sum(row)}, expected 1 exactly")
+            raise ValueError(f"matrix[{i}] has sum {sum(row)}, expected 1 exactly (1/3 may be written so)")
 
 
 def _check_rate(rate: Fraction) -> None:

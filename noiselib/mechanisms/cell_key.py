@@ -23,14 +23,15 @@ CONVERGED = Decimal(10) ** -80  # Newton's decrement; its square root bounds the
 
 @dataclass(frozen=True)
 class CellKey:
-    """The cell-key method for tables of counts: the same cell has the same noise in every table that shows it.
+    """The cell-key method for tables of counts: the same cell has the same noise in every release that shows it.
 
     Law: a count i > 0 becomes i + v, v from -D to D such that i + v >= 0 is none of 1..js, with mean 0, variance V and
     the greatest entropy that these allow: P(v) proportional to exp(l1 v + l2 v^2). A count of 0 stays 0. One law serves
     all counts from D + js + 1 on (from D on, if js = 0), which is symmetric. The variance is a bound, as in the R package
     ptable: near 0, where mean 0 alone allows less than V at the greatest entropy, l2 is 0 and the variance is that. The
-    noise is a function of the cell (the stream's row key) and its count, so that equal cells agree in all tables.
-    Guarantee: none. It protects against differencing of tables, by noise that cannot be averaged away.
+    noise is a function of the pipeline, the column, the cell (its row key) and its count, whatever the release: a cell whose
+    count stays agrees with itself in all of them. Another pipeline's noise is another.
+    Guarantee: none. Releases of one pipeline cannot be set against one another, or averaged, to take the noise off.
     Variance: V; for small counts see `variance_of`.
     Estimator: the published count itself: the noise has mean 0 at each count.
     Source: Fraser, Wooton 2006; Giessing 2016; Enderle, R package ptable; Marley, Leaver 2011.

@@ -55,12 +55,12 @@ class PlanarLaplace:
     """Planar Laplace noise on places (geo-indistinguishability), on the lattice, so that the guarantee is exact.
 
     Law: P(place + k) proportional to exp(-||k|| / s) for k in Z^2, ||k|| the Euclidean length in steps.
-    Guarantee: epsilon for any two places at most `distance` apart, and epsilon * r / distance, nearly, at r: metric
-        privacy. Rounded to the lattice, two places are at most sensitivity = distance/step + sqrt(2) steps apart (half
-        a diagonal each; 2^-18 of it more pays for coordinates below 2^31 steps computed in float64, 2^-40 of the
-        distance for the constants of the projection), s = sensitivity / epsilon, and by the triangle inequality no
-        probability changes by a factor above exp(sensitivity / s). Codes beyond 2^31 steps are moved to the edge,
-        which is post-processing.
+    Guarantee: epsilon for any two places within the bounds at most `distance` apart; of places further apart nothing is
+        claimed, as the projection keeps no greater distances. Rounded to the lattice, two places are at most sensitivity =
+        distance/step + sqrt(2) steps apart (half a diagonal each; 2^-18 of it more pays for coordinates below 2^31 steps
+        computed in float64, 2^-40 of the distance for the constants of the projection), s = sensitivity / epsilon, and by
+        the triangle inequality no probability changes by a factor above exp(sensitivity / s). Codes beyond 2^31 steps are
+        moved to the edge, which is post-processing.
     Variance: 3 s^2 steps^2 for either coordinate; the mean error is 2 s steps.
     Estimator: the mean of the published coordinates is an unbiased estimate of the mean place, in the projection.
     Source: Andres, Bordenabe, Chatzikokolakis, Palamidessi 2013, "Geo-indistinguishability"; the law on the lattice

@@ -235,7 +235,7 @@ class Rappor:
     with h = 1 for the one-hot code: two filters differ in at most 2h bits, and reports are post-processing of B'.
     One report alone has epsilon_report = h ln(q*(1-p*) / (p*(1-q*))). Logarithms are natural: the paper writes log, and
     its published analysis code takes the natural one, as does the guarantee that they stand for. A unit whose value
-    changes has another permanent response for each of its values, and each is charged.
+    changes has another permanent response for each of its values, and each costs as much again.
     Variance: of one-hot reports n Var of a frequency g is p*(1-p*)/(q*-p*)^2 + g(1-p*-q*)/(q*-p*), for one report a unit;
     more reports of a unit share its permanent noise, which does not average out.
     Estimator: of one-hot reports g = (share of the bit - p*) / (q* - p*). Of Bloom filters least squares of the bits'

@@ -32,6 +32,7 @@ def calibrate(
     Additive noise: scale (sigma of Gaussian laws, b of Laplace laws), variance and granularity, in the unit of `sensitivity`.
     Bounded numbers: the largest variance of a reading, `sensitivity` being the bounds' width. Categories: p and q, with which
     a report supports the true category and another one, and n Var of the estimate of a frequency near 0.
+    With each, the delta that the sampler owes for its distance from the ideal law: a budget needs a larger one.
     By accountant rdp or zcdp, Gaussian laws need more noise than by their own curve; what is pure costs the same by each.
     Raises SpecError naming the argument that is missing or out of range.
     """
@@ -53,11 +54,12 @@ def _dearer(noise: Any, accountant: Accountant) -> Any:
 
 
 def _answer(noise: Any) -> Answer:
+    owed = {"sampler_delta": noise.event().slack}
     if noise.name in ORACLES:
         p, q = noise.support
-        return {"p": float(p), "q": float(q), "n_variance": noise.frequency_variance()}
+        return {"p": float(p), "q": float(q), "n_variance": noise.frequency_variance()} | owed
     scale = {"scale": float(noise.scale * noise.step)} if isinstance(noise, Additive) else {}
-    return scale | {"variance": noise.variance, "granularity": float(noise.step)}
+    return scale | {"variance": noise.variance, "granularity": float(noise.step)} | owed
 
 
 def make_mechanism(

@@ -126,7 +126,13 @@ def _leaks(plan: Plan) -> list[str]:
         for c in plan.columns
         if c.memoized
     ]
-    kinds = {"on_null": "null", "on_nan": "NaN", "on_infinite": "infinite", "on_unknown": "unknown"}
+    kinds = {
+        "on_null": "null",
+        "on_nan": "NaN",
+        "on_infinite": "infinite",
+        "on_unknown": "unknown",
+        "on_outside": "outside",
+    }
     for column in plan.noised:
         shown = [kind for policy, kind in kinds.items() if getattr(column.declared, policy, "fail") in ("keep", "null")]
         found += [f"{column.name}: where it is {kind} shows" for kind in shown]
@@ -174,6 +180,7 @@ def plan_text(data: dict[str, Any]) -> str:
 # What is said of a mechanism's noise, where its parameters have the names. Lengths are in the column's unit.
 NOISE = (
     "scale {scale:.4g}", "sensitivity {sensitivity:.4g}", "{categories} categories", "p={p:.3g} q={q:.3g}", "f={f:g}",
+    "kept with {kept:.3g}",
     "{blocks} blocks of {block_size}", "variance {variance:.4g}", "factor 1 +- {sigma:.3g}", "rate {rate:g}",
     "covariance times {share:g}", "{law} of step {step:g}", "at most {max_noise}",
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 from small_plan import PUBLIC, plan_of, planned, spec_of, table_of
 
 from noiselib.accounting import Charge
+from noiselib.column_spec import ColumnSpec, contradictions
 from noiselib.errors import SpecError
 from noiselib.mechanisms import Additive
 from noiselib.mechanisms.additive import exact
@@ -24,6 +27,7 @@ GAUSSIAN = {"mechanism": "gaussian", "epsilon": 1.0, "delta": 1e-6, "bounds": [0
 DISCRETE_LAPLACE = {"mechanism": "discrete_laplace", "epsilon": 1.0, "bounds": [0, 100]}
 DISCRETE_GAUSSIAN = {"mechanism": "discrete_gaussian", "epsilon": 1.0, "delta": 1e-6, "bounds": [0, 100]}
 RESPONSE = {"mechanism": "randomized_response", "epsilon": 1.0}
+FLIP = {"mechanism": "label_flip", "categories": ["a", "b", "c"]}
 TREATMENTS: dict[str, dict[str, Any]] = {
     "laplace": LAPLACE,
     "gaussian": GAUSSIAN,
@@ -109,6 +113,22 @@ def test_uniform_noise_is_planned_where_no_privacy_is_claimed():
         ("int32", RESPONSE | {"categories": [True, False]}, "category True: expected a value of type int32"),
         ("int32", RESPONSE | {"categories": [1, 2**31]}, "category 2147483648: expected a value of type int32"),
         ("string", RESPONSE | {"categories": "file:/nowhere/list"}, "categories file /nowhere/list: cannot be read"),
+        ("array<double>", LAPLACE | {"dimension": 3}, "bounds on type array<double>: expected clip_norm"),
+        (
+            "array<double>",
+            {"mechanism": "laplace", "epsilon": 1.0, "protect_distance": 1, "dimension": 3},
+            "expected clip_norm",
+        ),
+        (
+            "double",
+            {"mechanism": "laplace", "epsilon": 1.0, "clip_norm": 1, "dimension": 3},
+            "clip_norm on type double",
+        ),
+        (
+            "decimal(9,2)",
+            GAUSSIAN | {"dimension": 3},
+            "dimension on type decimal(9,2): expected a column of type array",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_reason(kind, declared, what):
@@ -289,7 +309,7 @@ def test_default_granularity_is_a_power_of_two_that_depends_on_no_row(bounds, de
 PRIVATE = [
     ("double", LAPLACE),
     ("float", LAPLACE | {"epsilon": 0.01}),
-    ("double", LAPLACE | {"epsilon": 50.0}),
+    ("double", LAPLACE | {"epsilon": 20.0}),
     ("double", GAUSSIAN),
     ("double", GAUSSIAN | {"epsilon": 0.05, "delta": 1e-9}),
     ("double", GAUSSIAN | {"epsilon": 10.0, "delta": 1e-3}),
@@ -318,6 +338,59 @@ def test_a_column_costs_no_more_than_it_declares(kind, declared):
 
 def laplace_scale(column: ColumnPlan) -> float:
     return float(column.mechanism.scale * column.mechanism.step)
+
+
+@pytest.mark.parametrize(
+    ("kind", "declared", "what"),
+    [
+        ("int32", {"mechanism": "uniform", "scale": 0.3}, "scale 0.3: expected a multiple of 1"),
+        ("double", {"mechanism": "uniform", "scale": 1, "granularity": 0.4}, "scale 1: expected a multiple of 0.4"),
+        ("string", FLIP | {"matrix": [[0.3333, 0.3333, 0.3333]] * 3}, r"matrix\[0\] has sum 9999/10000, expected 1"),
+        (
+            "double",
+            {"mechanism": "correlated_gaussian", "covariance": [[1]], "keep_covariance": True},
+            "expected share",
+        ),
+        ("string", FLIP | {"mechanism": "pram", "rate": 0.1, "marginal": [1, 2, 3]}, "expected invariant: true"),
+        ("double", {"mechanism": "multiplicative_gaussian", "scale": 0.1, "bounds": [0, 1]}, "bounds"),
+        ("double", {"mechanism": "impulse", "rate": 0.1, "bounds": [0, 1], "granularity": 1}, "granularity"),
+    ],
+)
+def test_noise_without_a_claim_is_refused_with_its_reason(kind, declared, what):
+    assert re.search(what, refusal(kind, declared))
+
+
+def refusal(kind, declared) -> str:
+    """Of a declaration for microdata: by its shape, by what it says too much, or by its column's type."""
+    try:
+        column = TypeAdapter(ColumnSpec).validate_python(declared)
+        planned(kind, "microdata", **declared)
+    except (ValidationError, SpecError) as error:
+        return str(error)
+    return "; ".join(contradictions("microdata", column))
+
+
+def test_thirds_may_be_written_as_fractions():
+    matrix = planned("string", "microdata", **FLIP, matrix=[["1/3"] * 3] * 3).mechanism.matrix
+    assert {sum(row) for row in matrix} == {1}
+
+
+def test_a_limit_that_the_samplers_use_up_is_refused():
+    with pytest.raises(SpecError, match=r"^spec.yaml:1: limit: delta 1e-05: expected more than 0.0382, which the samplers"):
+        planned("double", **(LAPLACE | {"epsilon": 30.0}))
+
+
+@pytest.mark.parametrize("epsilon", [1e-6, 1e-5, 1e-3])
+def test_a_tiny_epsilon_leaves_the_bounds_as_they_are(epsilon):
+    column = planned("double", **(LAPLACE | {"epsilon": epsilon}))
+    lattice = column.lattice
+    assert [lattice.lower * lattice.step, lattice.upper * lattice.step] == LAPLACE["bounds"]
+    assert column.mechanism.sensitivity >= 1000
+
+
+def test_a_cells_noise_is_its_own_in_every_release():
+    column = planned("int32", "microdata", mechanism="cell_key", max_noise=3, variance=1.0)
+    assert column.memoized
 
 
 def test_expected_errors_are_those_of_the_closed_forms():
