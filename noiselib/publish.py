@@ -16,7 +16,6 @@ import fcntl
 import json
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -215,25 +214,27 @@ class Target:
     def collect(self) -> list[str]:
         """Remove everything staged, quarantined or left by a killed publisher; says what was removed."""
         with self._alone():
-            removed = [place for at in ("staging/*", "quarantine/*", "probe-*") for place in self.home.glob(at)]
+            removed = [*self.home.glob("staging/*"), *self.home.glob("quarantine/*")]
             for place in removed:
                 (place / "staged.json").unlink(missing_ok=True)
                 shutil.rmtree(place)
-            (self.home / NEXT).unlink(missing_ok=True)
+            for link in [self.home / NEXT, *self.home.glob("probe-*")]:
+                link.unlink(missing_ok=True)
             return [str(place) for place in [*removed, *self._sweep()]]
 
     def prove(self) -> None:
         """Do once what publishing will do, beside the target. Raises NoiselibError where the file system cannot."""
         self.current()
+        probe = self.home / f"probe-{uuid.uuid4().hex[:8]}"
         try:
             self.home.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix="probe-", dir=self.home) as probe:
-                link, place = Path(probe, NEXT), Path(probe, "target")
-                for version in ("1", "2"):
-                    os.symlink(version, link)
-                    os.replace(link, place)
-                with open(Path(probe, "lock"), "w") as lock:
-                    fcntl.flock(lock, fcntl.LOCK_EX)
+            for version in ("1", "2"):
+                os.symlink(version, probe.with_suffix(".next"))
+                os.replace(probe.with_suffix(".next"), probe)
+            probe.unlink()
+            with open(probe, "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            probe.unlink()
         except OSError as error:
             raise NoiselibError(
                 f"target {self.path}: cannot be published atomically ({error.strerror}); expected a directory to write to, on a "

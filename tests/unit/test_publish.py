@@ -441,7 +441,7 @@ def test_what_a_killed_publisher_left_is_collected(target):
     stage(target, release(1))
 
     def work() -> None:
-        noiselib.publish.os.replace = die
+        noiselib.publish.fcntl.flock = die
         target.prove()
 
     in_a_killed_process(work)
