@@ -61,6 +61,17 @@ def test_a_run_resumes_where_a_step_stopped(small: Small, spark: object) -> None
     assert sorted(path.stat().st_ino for path in target.glob("day=1/*.parquet")) == staged  # published, not made again
 
 
+def test_what_was_staged_and_checked_is_published_without_spark(
+    small: Small, spark: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for command in ("perturb", "check"):
+        assert small.noiselib(command, "--partition", "day=1").code == 0
+    monkeypatch.setattr("noiselib.spark.session.open_session", None)
+    answer = small.noiselib("run", "--partition", "day=1", "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json["rows_out"] == 200
+
+
 def test_changed_checks_are_run_before_publishing(small: Small, spark: object) -> None:
     for command in ("perturb", "check"):
         assert small.noiselib(command, "--partition", "day=1").code == 0
