@@ -9,7 +9,7 @@ standard errors are those of the noise for these very data; the estimates are ra
 ['0.700 +- 0.037', '0.275 +- 0.034', '0.025 +- 0.032']
 """
 
-from noiselib.estimators.estimate import Estimate, Linear, normal, scaled
+from noiselib.estimators.estimate import Estimate, Linear, NoEstimate, normal, scaled
 from noiselib.estimators.frequencies import (
     clip_negative,
     frequencies,
@@ -25,12 +25,15 @@ from noiselib.estimators.means import (
     additive_sum,
     additive_variance,
     corrected_covariance,
-    dither_error,
+    dither_mean,
+    dither_variance,
     fourth_moment,
     impulse_mean,
+    masked_by_constant_mean,
     masked_mean,
     multiplicative_mean,
     multiplicative_second_moment,
+    multiplicative_variance,
     one_bit_mean,
     reading_mean,
     scaled_covariance,
@@ -42,13 +45,15 @@ from noiselib.estimators.means import (
 __all__ = [
     "Estimate",
     "Linear",
+    "NoEstimate",
     "additive_matrix",
     "additive_mean",
     "additive_sum",
     "additive_variance",
     "clip_negative",
     "corrected_covariance",
-    "dither_error",
+    "dither_mean",
+    "dither_variance",
     "em",
     "fourth_moment",
     "frequencies",
@@ -56,9 +61,11 @@ __all__ = [
     "histogram_mean",
     "impulse_mean",
     "invert",
+    "masked_by_constant_mean",
     "masked_mean",
     "multiplicative_mean",
     "multiplicative_second_moment",
+    "multiplicative_variance",
     "normal",
     "one_bit_mean",
     "plain_quantile",

@@ -15,6 +15,10 @@ Floats = NDArray[np.float64]
 CONFIDENCE = 0.95
 
 
+class NoEstimate(ValueError):
+    """Theory has no answer for these data: too few rows, a law that keeps nothing of the values, counts that cannot be."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A number about the data that were perturbed, with its standard error and an interval.
@@ -72,7 +76,7 @@ class Linear:
 
 def check_rows(rows: int, least: int = 1) -> None:
     if not rows >= least:
-        raise ValueError(f"rows={rows!r}, expected at least {least}")
+        raise NoEstimate(f"rows={rows!r}, expected at least {least}")
 
 
 def counts_of(name: str, counts: Sequence[float] | ArrayLike) -> Floats:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from noiselib.estimators.estimate import CONFIDENCE, Estimate, Floats, Linear, check_rows, counts_of, normal
+from noiselib.estimators.estimate import CONFIDENCE, Estimate, Floats, Linear, NoEstimate, check_rows, counts_of, normal
 
 
 def frequencies(
@@ -62,7 +62,7 @@ def invert(counts: ArrayLike, matrix: ArrayLike) -> Linear:
     estimate is linear and unbiased). For fixed data Cov c/n = (diag(R^T f) - R^T diag(f) R) / n; the covariance is this
     one at the estimate projected to the simplex.
     Source: Kooiman, Willenborg, Gouweleeuw 1997 (PRAM); van den Hout and van der Heijden 2002.
-    Raises ValueError if the frequencies do not follow from the counts (R without full rank).
+    Raises NoEstimate if the frequencies do not follow from the counts (R without full rank).
     """
     observed, r = counts_of("counts", counts), np.asarray(matrix, np.float64)
     rows = float(observed.sum())
@@ -74,7 +74,7 @@ def invert(counts: ArrayLike, matrix: ArrayLike) -> Linear:
     reached = r.mean(0)
     root = np.sqrt(np.divide(1.0, reached, out=np.zeros_like(reached), where=reached > 0))
     if np.linalg.matrix_rank(r * root) < len(r):
-        raise ValueError("matrix without full rank, expected one by which frequencies follow from counts")
+        raise NoEstimate("matrix without full rank, expected one by which frequencies follow from counts")
     solve = np.linalg.pinv((r * root).T) * root
     values = solve @ (observed / rows)
     plausible = project_simplex(values)
@@ -125,7 +125,7 @@ def rappor(
     root = np.sqrt(np.repeat(sizes, bits))
     flat = filters.reshape(-1, k)
     if np.linalg.matrix_rank(flat) < k:
-        raise ValueError(
+        raise NoEstimate(
             f"design without full rank, expected one that tells {k} categories apart: more bits or cohorts"
         )
     solve = np.linalg.pinv(flat * root[:, None]) * root
@@ -161,5 +161,5 @@ def clip_negative(values: ArrayLike) -> Floats:
     """Negative frequencies become 0 and the rest is divided by its sum. Biased likewise; 'Norm-Mul' of Wang et al. 2020."""
     positive = np.maximum(np.asarray(values, np.float64), 0.0)
     if positive.sum() == 0:
-        raise ValueError("values has no positive frequency, expected one at least")
+        raise NoEstimate("values has no positive frequency, expected one at least")
     return np.asarray(positive / positive.sum(), np.float64)

@@ -16,7 +16,16 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from noiselib.estimators.estimate import CONFIDENCE, Estimate, Floats, Linear, counts_of, z_value
+from noiselib.estimators.estimate import (
+    CONFIDENCE,
+    Estimate,
+    Floats,
+    Linear,
+    NoEstimate,
+    check_rows,
+    counts_of,
+    z_value,
+)
 
 SPREAD = 32  # places within a bin that stand for all its places
 
@@ -54,11 +63,12 @@ def em(
     smoothing of Silverman et al. 1990.
     """
     c, r = counts_of("counts", counts), np.asarray(matrix, np.float64)
-    if c.shape != (r.shape[1],) or c.sum() == 0:
-        raise ValueError(f"counts of shape {c.shape} and sum {c.sum():g}, expected one per column of matrix, {r.shape}")
+    if c.shape != (r.shape[1],):
+        raise ValueError(f"counts of shape {c.shape}, expected one per column of matrix, {r.shape}")
+    check_rows(int(c.sum()))
     c, r = c[c > 0], r[:, c > 0]
     if not (r.max(0) > 0).all():
-        raise ValueError("counts where no bin can have come from: matrix has a column of 0 there")
+        raise NoEstimate("counts where no bin can have come from: matrix has a column of 0 there")
     f, before = np.full(len(r), 1 / len(r)), -np.inf
     for _ in range(steps):
         expected = f @ r

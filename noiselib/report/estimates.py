@@ -9,14 +9,21 @@ from noiselib.report.ledger_text import table
 
 
 def estimates_text(releases: Sequence[dict[str, Any]]) -> str:
-    """Per release its estimates: value, standard error and the confidence interval's ends."""
-    parts = []
-    for release in releases:
-        named = release["partition"] or "whole table"
-        biased = "" if release["option"] == "raw" else f"; option {release['option']}: biased, so without errors"
-        head = f"release {release['release_id'][:12]} ({named}), {release['rows']} rows{biased}"
-        parts.append(f"{head}\n{table([_line(entry) for entry in release['estimates']])}")
-    return "\n\n".join(parts)
+    """Per release its estimates: value, standard error and the confidence interval's ends; below, why some have none."""
+    return "\n\n".join(_release(release) for release in releases)
+
+
+def _release(release: dict[str, Any]) -> str:
+    entries, named = release["estimates"], release["partition"] or "whole table"
+    lines = [f"release {release['release_id'][:12]} ({named}), {release['rows']} rows"]
+    answered = [_line(entry) for entry in entries if entry["estimate"] is not None]
+    lines += [table(answered)] if answered else []
+    notes = [
+        f"{entry['column']}: {'' if entry['estimate'] else 'no estimate: '}{entry['why']}"
+        for entry in entries
+        if entry["why"]
+    ]
+    return "\n".join([*lines, *dict.fromkeys(notes)])
 
 
 def _line(entry: dict[str, Any]) -> dict[str, Any]:

@@ -1,18 +1,19 @@
 """Estimating back: from a published release and its manifest alone, what its data were, and how surely.
 
 Spark counts and sums what was published; `noiselib.estimators` turns that into estimates. No spec, no key, no source.
-Standard errors are those of the noise for these very data, rows being noised independently.
+Standard errors are those of the noise for these very data, rows being noised independently; where they are not, or where an
+estimate is biased, none is stated and the entry says why. A column without an answer says so and leaves the others theirs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import numpy as np
@@ -21,16 +22,22 @@ from pyspark.sql import functions as F
 
 from noiselib import estimators
 from noiselib import mechanisms as m
-from noiselib.errors import InputError
-from noiselib.estimators import Estimate
+from noiselib.errors import InputError, SpecError
+from noiselib.estimators import Estimate, NoEstimate
 from noiselib.spark.keys import quoted
 from noiselib.spark.points import stored_integer
 from noiselib.spark.support import block_and_parity, supports
 from noiselib.spark.tables import data_files, read_directory
 
 TIMES = ("timestamp", "timestamp_ntz", "date")
+NO_NUMBERS = ("string", "boolean", "binary", *TIMES)
 QUANTILES = (0.25, 0.5, 0.75)
 OPTIONS = ("raw", "simplex", "clip", "em", "ems")
+MOST_BINS = 1024
+SCALES_OF_REACH = 20  # planar Laplace noise goes further with probability 21 e^-20: no mean notices
+
+SHARED = "memoized: rows of one unit and value share one draw, and how many do is not known, so no error is stated"
+CUT = "noise is cut off at the {}: the mean is biased by what lies near them, so no error is stated"
 
 
 @dataclass(frozen=True)
@@ -41,23 +48,54 @@ class Asked:
     option: str = "raw"
     bins: int = 0  # of histograms of additive noise within bounds; square wave always has one
 
+    def __post_init__(self) -> None:
+        if not 0 < self.confidence < 1:
+            raise SpecError(f"confidence {self.confidence:g}: expected a number between 0 and 1")
+        if not 0 <= self.bins <= MOST_BINS:
+            raise SpecError(f"bins {self.bins}: expected 0 to {MOST_BINS}")
+
+    @property
+    def biased(self) -> str:
+        return f"option {self.option} is biased, so no error is stated"
+
+
+class Reading(NamedTuple):
+    """One estimate of a column: what it is, of which category, bin, component or other column, and why it has no error."""
+
+    what: str
+    of: Any
+    value: Estimate
+    why: str | None = None
+
+
+Readings = Iterator[Reading]
+
 
 @dataclass(frozen=True)
 class Published:
-    """One noised column of a release: its rows, and what the manifest says of it."""
+    """One noised column of a release: its rows, and what the manifest says of it and of the other noised ones."""
 
     rows: DataFrame
     entry: dict[str, Any]
     asked: Asked
+    noised: Mapping[str, dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        return str(self.entry["column"])
 
     @property
     def value(self) -> Column:
-        return F.col(quoted(self.entry["column"]))
+        return F.col(quoted(self.name))
 
     @property
     def parameters(self) -> dict[str, Any]:
         found: dict[str, Any] = self.entry["parameters"]
         return found
+
+    def other(self, name: str) -> Published:
+        """Another column of the release."""
+        return Published(self.rows, self.noised[name], self.asked, self.noised)
 
     @cached_property
     def number(self) -> Column:
@@ -69,32 +107,56 @@ class Published:
 
     @cached_property
     def moments(self) -> tuple[int, float, float]:
-        """Rows with a value, their mean and sample variance."""
-        row = self.rows.agg(F.count(self.number), F.avg(self.number), F.var_samp(self.number)).first()
+        """Rows with a value, their mean and sample variance (NaN of one row)."""
+        rows, mean, variance = self.collect(self.number, F.avg(self.number), F.var_samp(self.number))
+        return rows, mean, math.nan if variance is None else variance
+
+    def collect(self, value: Column, *aggregates: Column) -> tuple[Any, ...]:
+        """How many rows have that value, and aggregates over the rows. Raises NoEstimate if there is none."""
+        row = self.rows.agg(F.count(value), *aggregates).first()
         assert row is not None
-        if row[0] < 2:
-            raise InputError(f"column {self.entry['column']!r}: {row[0]} rows have a value; expected 2 at least")
-        return int(row[0]), float(row[1]), float(row[2])
+        if row[0] == 0:
+            raise NoEstimate("no row has a value")
+        return tuple(row)
 
 
 def estimate(
     spark: SparkSession, root: Path, manifest: dict[str, Any], asked: Asked, only: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Every estimate of one release: {"column", "estimate", "of", "value", "standard_error", "low", "high", ...}.
+    """Every estimate of one release: {"column", "estimate", "of", "value", "standard_error", "low", "high", "why", ...}.
 
-    only: names of columns; all noised ones if empty. Raises InputError for a column that is not noised, or has no rows.
+    A column for whose data theory has no answer has one entry whose "estimate" is None, with the reason as its "why".
+    only: names of columns; all noised ones if empty. Raises InputError for a column that is not noised.
     """
-    rows = read_directory(spark, _directory(root, manifest["partition"]), [])
     noised = {entry["column"]: entry for entry in manifest["columns"] if "mechanism" in entry}
     for name in only:
         if name not in noised:
             raise InputError(f"column {name!r}: not noised; expected one of {', '.join(noised)}")
+    chosen = list(only or noised)
+    if manifest["rows"] == 0:
+        return [_unanswered(name, "the release has no rows") for name in chosen]
+    rows = read_directory(spark, _directory(root, manifest["partition"]), [])
+    alone = manifest.get("rows_per_unit") == 1
     found: list[dict[str, Any]] = []
-    for name in only or noised:
-        column = Published(rows, noised[name], asked)
-        reading = _READINGS[_family(noised[name])]
-        found += [{"column": name, "estimate": what, "of": of, **_finite(value)} for what, of, value in reading(column)]
+    for name in chosen:
+        found += _answers(Published(rows, noised[name], asked, noised), alone)
     return found
+
+
+def _answers(column: Published, alone: bool) -> Iterator[dict[str, Any]]:
+    """The estimates of one column. alone: whether a privacy unit has one row in the release, and so a draw of its own."""
+    shared = column.entry["memoized"] and not alone
+    try:
+        for what, of, value, why in _READINGS[_family(column.entry)](column):
+            stated, said = (_without_error(value.value, column.asked), why or SHARED) if shared else (value, why)
+            yield {"column": column.name, "estimate": what, "of": of, **_finite(stated), "why": said}
+    except NoEstimate as error:
+        yield _unanswered(column.name, str(error))
+
+
+def _unanswered(name: str, why: str) -> dict[str, Any]:
+    numbers = dict.fromkeys(("value", "standard_error", "low", "high", "confidence"))
+    return {"column": name, "estimate": None, "of": None, **numbers, "why": why}
 
 
 def _finite(value: Estimate) -> dict[str, float | None]:
@@ -114,9 +176,6 @@ def _directory(root: Path, partition: str) -> Path:
 
 def _family(entry: dict[str, Any]) -> str:
     return "vector" if entry["codes"]["kind"] == "Vectors" else str(entry["mechanism"])
-
-
-Readings = Iterator[tuple[str, Any, Estimate]]
 
 
 # ---- categories ------------------------------------------------------------------------------------------------------
@@ -179,7 +238,7 @@ def _pairs(column: Published) -> tuple[int, DataFrame]:
     reports = column.rows.select(column.value).filter(column.value.isNotNull())
     rows = reports.count()
     if rows == 0:
-        raise InputError(f"column {column.entry['column']!r}: no row has a value; expected some")
+        raise NoEstimate("no row has a value")
     categories = reports.sparkSession.range(len(column.parameters["categories"])).withColumnRenamed("id", "category")
     return rows, reports.crossJoin(F.broadcast(categories))
 
@@ -192,8 +251,10 @@ def _named(column: Published, shares: Sequence[Estimate]) -> Readings:
     elif column.asked.option == "clip":
         values = estimators.clip_negative(values)
     for category, share, value in zip(column.parameters["categories"], shares, values.tolist(), strict=True):
-        moved = share if column.asked.option == "raw" else _without_error(value, column.asked)
-        yield "frequency", category, moved
+        if column.asked.option in ("simplex", "clip"):
+            yield Reading("frequency", category, _without_error(value, column.asked), column.asked.biased)
+        else:
+            yield Reading("frequency", category, share)
 
 
 def _without_error(value: float, asked: Asked) -> Estimate:
@@ -208,10 +269,10 @@ def _additive(column: Published) -> Readings:
     (rows, mean, variance), confidence = column.moments, column.asked.confidence
     step, noise = Fraction(column.entry["codes"]["step"]), column.parameters["variance"]
     law = _law(column)
-    yield "mean", None, estimators.additive_mean(mean, rows, noise, confidence)
-    yield "sum", None, estimators.additive_sum(mean * rows, rows, noise, confidence)
+    yield Reading("mean", None, estimators.additive_mean(mean, rows, noise, confidence))
+    yield Reading("sum", None, estimators.additive_sum(mean * rows, rows, noise, confidence))
     fourth = estimators.fourth_moment(law.cdf, law.variance) * float(step) ** 4
-    yield "variance", None, estimators.additive_variance(variance, rows, noise, fourth, confidence)
+    yield Reading("variance", None, estimators.additive_variance(variance, rows, noise, fourth, confidence))
     if column.asked.bins:
         yield from _additive_histogram(column, law, step)
 
@@ -266,112 +327,208 @@ def _cell_counts(column: Published, points: Column, cells: Sequence[int]) -> lis
 def _histogram(column: Published, counts: Sequence[int], matrix: Any, edges: Sequence[float]) -> Readings:
     asked = column.asked
     if asked.option in ("em", "ems"):
-        for i, share in enumerate(estimators.em(counts, matrix, smooth=asked.option == "ems").tolist()):
-            yield "histogram", [edges[i], edges[i + 1]], _without_error(share, asked)
+        shares = estimators.em(counts, matrix, smooth=asked.option == "ems")
+        for i, share in enumerate(shares.tolist()):
+            yield Reading("histogram", [edges[i], edges[i + 1]], _without_error(share, asked), asked.biased)
+        for share in QUANTILES:
+            place = estimators.plain_quantile(shares, edges, share)
+            yield Reading("quantile", share, _without_error(place, asked), asked.biased)
         return
     raw = estimators.invert(counts, matrix)
     for i, share in enumerate(raw.values.tolist()):
         variance = float(raw.covariance[i, i])
-        yield "histogram", [edges[i], edges[i + 1]], estimators.normal(share, variance, asked.confidence)
+        yield Reading("histogram", [edges[i], edges[i + 1]], estimators.normal(share, variance, asked.confidence))
     if _family(column.entry) == "square_wave":
-        yield "mean", None, estimators.histogram_mean(raw, edges, asked.confidence)
+        yield Reading("mean", None, estimators.histogram_mean(raw, edges, asked.confidence))
     for share in QUANTILES:
-        yield "quantile", share, estimators.quantile(raw, edges, share, asked.confidence)
+        yield Reading("quantile", share, estimators.quantile(raw, edges, share, asked.confidence))
 
 
 def _reading(column: Published) -> Readings:
     rows, mean, variance = column.moments
-    yield "mean", None, estimators.reading_mean(mean, variance, rows, column.asked.confidence)
+    yield Reading("mean", None, estimators.reading_mean(mean, variance, rows, column.asked.confidence))
 
 
 def _one_bit(column: Published) -> Readings:
-    row = column.rows.agg(F.count(column.value), F.count_if(column.value)).first()
-    assert row is not None
+    rows, ones = column.collect(column.value, F.count_if(column.value))
     zero, one = column.parameters["values"]
-    yield "mean", None, estimators.one_bit_mean(row[1] / row[0], row[0], zero, one, column.asked.confidence)
+    yield Reading("mean", None, estimators.one_bit_mean(ones / rows, rows, zero, one, column.asked.confidence))
 
 
 def _vector(column: Published) -> Readings:
+    """Mean and variance of each component; the noise of every one has the same law."""
     values = column.rows.select(F.posexplode(column.value).alias("component", "number"))
-    found = values.groupBy("component").agg(F.count("number"), F.avg("number")).orderBy("component").collect()
+    moments = (F.count("number"), F.avg("number"), F.var_samp("number"))
+    found = values.groupBy("component").agg(*moments).orderBy("component").collect()
     if not found:
-        raise InputError(f"column {column.entry['column']!r}: no row has a value; expected some")
-    noise, confidence = column.parameters["variance"], column.asked.confidence
-    means = estimators.vector_mean([row[2] for row in found], found[0][1], noise, confidence)
+        raise NoEstimate("no row has a value")
+    noise, confidence, step = column.parameters["variance"], column.asked.confidence, column.parameters["step"]
+    scale = Fraction(column.parameters["scale"] / step)
+    law = m.VECTOR[column.entry["mechanism"]](column.parameters["dimension"], Fraction(step), scale).law
+    fourth, rows = estimators.fourth_moment(law.cdf, law.variance) * step**4, found[0][1]
+    means = estimators.vector_mean([row[2] for row in found], rows, noise, confidence)
     for row, mean in zip(found, means, strict=True):
-        yield "mean", row["component"], mean
+        yield Reading("mean", row["component"], mean)
+    for row in found:
+        variance = math.nan if row[3] is None else row[3]
+        value = estimators.additive_variance(variance, rows, noise, fourth, confidence)
+        yield Reading("variance", row["component"], value)
 
 
 def _planar(column: Published) -> Readings:
-    """Of both coordinates, in degrees."""
-    codes, other = column.entry["codes"], column.entry["codes"]["longitude"]
-    metres = float(column.parameters["step"])
-    for name, degrees in ((column.entry["column"], codes["north"]), (other, codes["east"])):
-        row = column.rows.agg(F.count(F.col(quoted(name))), F.avg(F.col(quoted(name)))).first()
-        assert row is not None
-        noise = column.parameters["variance"] * (float(degrees) / metres) ** 2
-        yield "mean", name, estimators.additive_mean(row[1], row[0], noise, column.asked.confidence)
+    """Mean and variance of both coordinates, in degrees; longitudes counted as in the box, so beyond 180 if it is.
+
+    A coordinate's noise has the variance 3 s^2 and the fourth moment 45 s^4, s its scale. Published places beyond a pole
+    were moved to it, and longitudes are known up to a turn: where noise may go that far no error is stated.
+    """
+    codes, confidence = column.entry["codes"], column.asked.confidence
+    north, east = (float(bound) for bound in codes["origin"])
+    for name, axis, origin in ((column.name, "north", north), (codes["longitude"], "east", east)):
+        away = F.col(quoted(name)).cast("double") - F.lit(origin)
+        if axis == "east":
+            away = F.when(away > 180, away - 360).when(away < -180, away + 360).otherwise(away)
+        rows, mean, variance = column.collect(away, F.avg(away), F.var_samp(away))
+        per_metre = float(codes[axis]) / column.parameters["step"]
+        noise = column.parameters["variance"] * per_metre**2
+        found = estimators.additive_mean(origin + mean, rows, noise, confidence)
+        if not _fits(column, axis):
+            far = "poles" if axis == "north" else "longitudes opposite to the middle"
+            yield Reading("mean", name, _without_error(found.value, column.asked), CUT.format(far))
+            continue
+        yield Reading("mean", name, found)
+        if rows > 1:
+            spread = estimators.additive_variance(variance, rows, noise, 5 * noise**2, confidence)
+            yield Reading("variance", name, spread)
+
+
+def _fits(column: Published, axis: str) -> bool:
+    """Whether noise on any place of the box stays short of the pole, half a turn, and the ends of the lattice."""
+    codes, step = column.entry["codes"], float(column.entry["codes"][axis])
+    reach = SCALES_OF_REACH * column.parameters["scale"] / column.parameters["step"] * step
+    low, high = (float(bound) for bound in codes["latitude_bounds" if axis == "north" else "longitude_bounds"])
+    poles = axis == "east" or max(-low, high) + reach <= 90
+    return bool(poles and (high - low) / 2 + reach <= min(180.0, 2.0**31 * step))
 
 
 # ---- microdata, augmentation, dither ---------------------------------------------------------------------------------
 
 
 def _multiplicative(column: Published) -> Readings:
-    number, confidence = column.number, column.asked.confidence
-    row = column.rows.agg(F.count(number), F.avg(number), F.avg(number**2), F.avg(number**4)).first()
-    assert row is not None
-    sigma = column.parameters["sigma"]
-    yield "mean", None, estimators.multiplicative_mean(row[1], row[2], row[0], sigma, confidence)
-    yield "second_moment", None, estimators.multiplicative_second_moment(row[2], row[3], row[0], sigma, confidence)
+    """Rounding to whole numbers, of integers, is left out of account."""
+    number, confidence, sigma = column.number, column.asked.confidence, column.parameters["sigma"]
+    rows, *moments = column.collect(number, *(F.avg(number**power) for power in (1, 2, 3, 4)))
+    first, second, third, fourth = moments
+    yield Reading("mean", None, estimators.multiplicative_mean(first, second, rows, sigma, confidence))
+    square = estimators.multiplicative_second_moment(second, fourth, rows, sigma, confidence)
+    yield Reading("second_moment", None, square)
+    spread = estimators.multiplicative_variance((first, second, third, fourth), rows, sigma, confidence)
+    yield Reading("variance", None, spread)
 
 
 def _masked(column: Published) -> Readings:
-    if column.entry["codes"]["values"] != [None] or column.entry["type"] in ("string", "boolean", "binary", *TIMES):
-        return  # what was put in a value's place cannot be told from a value
-    (kept, mean, variance), rows = column.moments, column.rows.count()
-    yield "mean", None, estimators.masked_mean(mean, variance, kept, rows, column.asked.confidence)
+    if column.entry["type"] in NO_NUMBERS:
+        raise NoEstimate(f"a mask on type {column.entry['type']} cannot be told from a value")
+    (constant,), confidence = column.entry["codes"]["values"], column.asked.confidence
+    if constant is None:
+        (kept, mean, variance), rows = column.moments, column.rows.count()
+        yield Reading("mean", None, estimators.masked_mean(mean, variance, kept, rows, confidence))
+        return
+    number, place, rate = column.number, float(constant), column.parameters["rate"]
+    rows, mean, square = column.collect(number, F.avg(number), F.avg((number - F.lit(place)) ** 2))
+    found = estimators.masked_by_constant_mean(mean, square, rows, rate, place, confidence)
+    yield Reading("mean", None, found)
 
 
 def _impulse(column: Published) -> Readings:
     number = column.number
-    row = column.rows.agg(F.count(number), F.avg(number), F.avg(number**2)).first()
-    assert row is not None
+    rows, mean, square = column.collect(number, F.avg(number), F.avg(number**2))
     low, high = (float(value) for value in column.entry["codes"]["values"])
     rate, confidence = column.parameters["rate"], column.asked.confidence
-    yield "mean", None, estimators.impulse_mean(row[1], row[2], row[0], rate, low, high, confidence)
+    yield Reading("mean", None, estimators.impulse_mean(mean, square, rows, rate, low, high, confidence))
 
 
 def _swapped(column: Published) -> Readings:
-    if column.entry["type"] in ("string", "boolean", "binary", *TIMES):
-        return
-    rows, mean, variance = column.moments
-    yield "mean", None, estimators.swap_mean(mean, variance, rows, column.parameters["rate"], column.asked.confidence)
+    """The mean, and the correlation with every swapped column of numbers before this one."""
+    if column.entry["type"] in NO_NUMBERS:
+        raise NoEstimate(f"type {column.entry['type']} has no mean")
+    (rows, mean, variance), rate = column.moments, column.parameters["rate"]
+    yield Reading("mean", None, estimators.swap_mean(mean, variance, rows, rate, column.asked.confidence))
+    for name in _before(column, lambda entry: entry["mechanism"] == "swap" and entry["type"] not in NO_NUMBERS):
+        other = column.other(name)
+        together, r = column.collect(column.number + other.number, F.corr(column.number, other.number))
+        r = math.nan if r is None else r
+        given = estimators.swap_correlation(r, together, rate, other.parameters["rate"], column.asked.confidence)
+        yield Reading("correlation", name, given)
+
+
+def _before(column: Published, wanted: Callable[[dict[str, Any]], bool]) -> list[str]:
+    """Columns of that kind that stand before this one in the release."""
+    names = list(column.noised)
+    return [name for name in names[: names.index(column.name)] if wanted(column.noised[name])]
 
 
 def _counts(column: Published) -> Readings:
-    rows, mean, _ = column.moments
-    yield (
-        "sum",
-        None,
-        estimators.additive_sum(mean * rows, rows, column.parameters["variance"], column.asked.confidence),
-    )
+    (rows, mean, _), noise = column.moments, column.parameters["variance"]
+    yield Reading("sum", None, estimators.additive_sum(mean * rows, rows, noise, column.asked.confidence))
 
 
 def _correlated(column: Published) -> Readings:
-    """The mean: unbiased. Its error is that of independent noise of the column's variance, where that is known."""
+    """The mean and the variance, and the covariance with each column of the group that stands before this one."""
     rows, mean, variance = column.moments
-    share = column.parameters.get("share")
-    if share is not None:  # kept or inflated, of the published variance this part is noise
+    share, noise = column.parameters.get("share"), 0.0
+    if share is None:
+        noise = _noise_covariance(column, column)
+    elif rows > 1:  # kept or inflated, of the published variance this part is noise
         noise = variance * share / (1 + share)
-    else:
-        noise = column.parameters["variance_steps"] * float(Fraction(column.entry["codes"]["step"])) ** 2
-    yield "mean", None, estimators.additive_mean(mean, rows, noise, column.asked.confidence)
+    yield Reading("mean", None, estimators.additive_mean(mean, rows, noise, column.asked.confidence))
+    yield Reading("variance", None, _covariance(column, column))
+    lead = column.entry.get("noised_with", column.name)
+    for name in _before(column, lambda entry: lead in (entry["column"], entry.get("noised_with"))):
+        yield Reading("covariance", name, _covariance(column, column.other(name)))
+
+
+def _covariance(column: Published, other: Published) -> Estimate:
+    """Of two columns of a group, over the rows that have both; or the variance of one of them."""
+    pair, confidence = (column, other), column.asked.confidence
+    wanted = [F.covar_samp(a.number, b.number) for a in pair for b in pair]
+    both = column.rows.filter(column.number.isNotNull() & other.number.isNotNull())
+    rows, *entries = Published(both, column.entry, column.asked, column.noised).collect(column.number, *wanted)
+    published = np.array([math.nan if entry is None else entry for entry in entries]).reshape(2, 2)
+    share = column.parameters.get("share")
+    if share is None:
+        noise = [[_noise_covariance(a, b) for b in pair] for a in pair]
+        return estimators.corrected_covariance(published, rows, noise, confidence)[0][1]
+    rounding = np.array([[(a is b or column is other) * _step(a) ** 2 / 12 for b in pair] for a in pair])
+    kept = column.parameters["keep_covariance"]
+    return estimators.scaled_covariance(published - rounding, rows, share, kept, confidence)[0][1]
+
+
+def _noise_covariance(column: Published, other: Published) -> float:
+    """Of declared noise, from the columns' rows of its Cholesky factor; rounding is in the variances."""
+    steps = _step(column) * _step(other)
+    if column.name == other.name:
+        return float(column.parameters["variance_steps"] * steps)
+    pairs = zip(column.parameters["factors"], other.parameters["factors"], strict=False)  # one is as long as its place
+    return float(math.fsum(a * b for a, b in pairs) * steps)
+
+
+def _step(column: Published) -> float:
+    return float(Fraction(column.entry["codes"]["step"]))
 
 
 def _dithered(column: Published) -> Readings:
-    (rows, mean, _), parameters = column.moments, column.parameters
-    second, _fourth = estimators.dither_error(parameters["law"], parameters["subtractive"], parameters["step"])
-    yield "mean", None, estimators.additive_mean(mean, rows, second, column.asked.confidence)
+    """The mean, and the variance where the error's mean square is the same at every value."""
+    (rows, mean, variance), given, confidence = column.moments, column.parameters, column.asked.confidence
+    law, subtractive, step = given["law"], given["subtractive"], given["step"]
+    found = estimators.dither_mean(mean, rows, law, subtractive, step, confidence)
+    if law != "rpdf" and given["levels"] != [None, None]:
+        yield Reading("mean", None, _without_error(found.value, column.asked), CUT.format("outermost levels"))
+        return
+    yield Reading("mean", None, found)
+    if law == "tpdf" or (law == "rpdf" and subtractive):
+        error = m.Dither(Fraction(step), given["resolution"], law, subtractive).variance
+        spread = estimators.dither_variance(variance, rows, error, subtractive, step, confidence)
+        yield Reading("variance", None, spread)
 
 
 _READINGS: dict[str, Callable[[Published], Readings]] = {

@@ -333,6 +333,7 @@ def make_manifest(run: Run, release: Release) -> dict[str, Any]:
         "snapshot": release.snapshot,
         "key_id": release.key_id,
         "rows": staged["rows"],
+        "rows_per_unit": 1 if run.plan.bounded_by_row_key else run.plan.rows_per_unit,
         "content_digest": checks["content_digest"],
         "columns": [describe_column(column, staged["rows"]) for column in run.plan.columns],
         "relation": relation(run.plan) if private else None,

@@ -29,6 +29,8 @@ from noiselib.mechanisms.cell_key import CellKey
 from noiselib.mechanisms.correlated import covariance_from_sums, group, means_from_sums
 from noiselib.mechanisms.dither import Dither
 from noiselib.mechanisms.hashing import HadamardResponse, LocalHashing, SubsetSelection
+from noiselib.mechanisms.planar import PlanarLaplace, pack
+from noiselib.mechanisms.planar import unpack as unpack_places
 from noiselib.mechanisms.unary import OptimizedUnary, Rappor, SymmetricUnary, unpack
 from noiselib.mechanisms.utility import GaussianDropout, Impulse, Masking, MultiplicativeGaussian, Swap
 from noiselib.mechanisms.vector import VectorGaussian
@@ -206,8 +208,26 @@ def vectors() -> Case:
     points = np.stack([NUMBERS, 3 * NUMBERS[::-1] - 100], 1)
     tiled = np.tile(points, (RELEASES, 1))
     codes = mechanism.perturb(tiled, stream_of("a", np.zeros(len(tiled), np.int64))).reshape(RELEASES, ROWS, 2)
-    found = [es.vector_mean(one.mean(0), ROWS, mechanism.law.variance) for one in codes]
-    return Case(points.mean(0), found, without_error(codes.mean(1)[:, [0, 0]]))
+    noise, fourth = mechanism.law.variance, es.fourth_moment(mechanism.law.cdf, mechanism.law.variance)
+    spreads = codes.var(1, ddof=1)
+    found = [
+        (*es.vector_mean(one.mean(0), ROWS, noise), *(es.additive_variance(v, ROWS, noise, fourth) for v in spread))
+        for one, spread in zip(codes, spreads, strict=True)
+    ]
+    truth = np.concatenate([points.mean(0), points.var(0, ddof=1)])
+    return Case(truth, found, without_error(np.concatenate([codes.mean(1)[:, [0, 0]], spreads], 1)))
+
+
+def places() -> Case:
+    """Mean and variance of a coordinate in steps, of a law on the plane; the naive reader leaves the noise in."""
+    mechanism = PlanarLaplace(F(1), 30.0, 1.0)
+    east = unpack_places(released(mechanism, pack(NUMBERS, NUMBERS[::-1])))[0]
+    noise, spreads = mechanism.variance, east.var(1, ddof=1)
+    found = [
+        (es.additive_mean(one.mean(), ROWS, noise), es.additive_variance(spread, ROWS, noise, 5 * noise**2))
+        for one, spread in zip(east, spreads, strict=True)
+    ]
+    return Case(np.array([MEAN, VARIANCE]), found, without_error(np.stack([east.mean(1), spreads], 1)))
 
 
 def correlated(kind: str) -> Case:
@@ -237,11 +257,12 @@ def multiplicative(mechanism) -> Case:
         (
             es.multiplicative_mean(one.mean(), (one**2).mean(), ROWS, sigma),
             es.multiplicative_second_moment((one**2).mean(), (one**4).mean(), ROWS, sigma),
+            es.multiplicative_variance(tuple((one**k).mean() for k in (1, 2, 3, 4)), ROWS, sigma),
         )
         for one in y
     ]
-    truth = np.array([MEAN, (NUMBERS.astype(float) ** 2).mean()])
-    return Case(truth, found, without_error(np.stack([y.mean(1), (y**2).mean(1)], 1)))
+    truth = np.array([MEAN, (NUMBERS.astype(float) ** 2).mean(), VARIANCE])
+    return Case(truth, found, without_error(np.stack([y.mean(1), (y**2).mean(1), y.var(1, ddof=1)], 1)))
 
 
 def masking() -> Case:
@@ -249,6 +270,13 @@ def masking() -> Case:
     kept = released(Masking(0.4), NUMBERS) == 0
     found = [(es.masked_mean(NUMBERS[one].mean(), NUMBERS[one].var(ddof=1), int(one.sum()), ROWS),) for one in kept]
     return Case(np.array([MEAN]), found, without_error((kept * NUMBERS).mean(1, keepdims=True)))
+
+
+def masking_by_constant() -> Case:
+    """The naive reader takes the constant for a value."""
+    y = np.where(released(Masking(0.4), NUMBERS) == 0, NUMBERS, 300).astype(float)
+    found = [(es.masked_by_constant_mean(one.mean(), ((one - 300) ** 2).mean(), ROWS, 0.4, 300.0),) for one in y]
+    return Case(np.array([MEAN]), found, without_error(y.mean(1, keepdims=True)))
 
 
 def impulse() -> Case:
@@ -289,21 +317,29 @@ def cell_keys() -> Case:
 
 
 def dither(law: str, subtractive: bool) -> Case:
-    """Sixteen points to a quantizer's step, and data that lie anywhere between two levels."""
+    """Data that lie anywhere between two levels. The variance too, where the error's mean square is the same everywhere."""
     mechanism, points = Dither(F(1), 16, law, subtractive), NUMBERS * 3 + np.arange(ROWS) % 16
     y, x = released(mechanism, points) / 64, points / 16
-    variance, fourth = es.dither_error(law, subtractive, 1.0)
-    if subtractive:
-        variance, fourth = (1 - 16**-2) / 12, 1 / 80  # on 16 points the uniform error is that much less
-    found = [
-        (
-            es.additive_mean(one.mean(), ROWS, variance),
-            es.additive_variance(one.var(ddof=1), ROWS, variance, fourth),
-        )
-        for one in y
-    ]
-    naive = np.stack([np.floor(y).mean(1) if subtractive else y.mean(1) + 0.5, y.var(1, ddof=1)], 1)
-    return Case(np.array([x.mean(), x.var(ddof=1)]), found, without_error(naive))
+    means = [es.dither_mean(one.mean(), ROWS, law, subtractive, 1.0) for one in y]
+    truth, naive = (
+        np.array([x.mean()]),
+        np.floor(y).mean(1, keepdims=True) if subtractive else y.mean(1, keepdims=True) + 0.5,
+    )
+    if law != "tpdf" and not subtractive:
+        return Case(truth, [(one,) for one in means], without_error(naive), True)
+    spreads, error = y.var(1, ddof=1), mechanism.variance
+    found = [(m, es.dither_variance(v, ROWS, error, subtractive, 1.0)) for m, v in zip(means, spreads, strict=True)]
+    truth = np.array([x.mean(), x.var(ddof=1)])
+    return Case(truth, found, without_error(np.concatenate([naive, spreads[:, None]], 1)))
+
+
+def dither_to_levels() -> Case:
+    """rpdf on seven levels, of which the outermost are the data's bounds, where most values lie: nothing is clamped."""
+    mechanism, points = Dither(F(1), 16, "rpdf", False, 0, 6), np.clip(NUMBERS * 3 - 100, 0, 96)
+    y = released(mechanism, points) / 64
+    assert (y.min(), y.max()) == (0, 6)
+    found = [(es.dither_mean(one.mean(), ROWS, "rpdf", False, 1.0),) for one in y]
+    return Case(np.array([(points / 16).mean()]), found, without_error(y.mean(1, keepdims=True) + 0.5), True)
 
 
 @cache
@@ -334,12 +370,14 @@ CASES: dict[str, Callable[[], Case]] = {
     "lattice_histogram": lambda: additive_histogram(LABELS, list(range(6)), list(range(-3, 9)), 1, False),
     "square_wave_histogram": square_wave_histogram,
     "vectors": vectors,
+    "places": places,
     "correlated_kept": lambda: correlated("kept"),
     "correlated_inflated": lambda: correlated("inflated"),
     "correlated_given": lambda: correlated("given"),
     "multiplicative": lambda: multiplicative(MultiplicativeGaussian(0.4)),
     "gaussian_dropout": lambda: multiplicative(GaussianDropout(0.2)),
     "masking": masking,
+    "masking_by_constant": masking_by_constant,
     "impulse": impulse,
     "swap_means": swap_means,
     "swap_correlations": swap_correlations,
@@ -348,6 +386,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "rpdf": lambda: dither("rpdf", False),
     "gaussian_dither": lambda: dither("gaussian", False),
     "rpdf_subtractive": lambda: dither("rpdf", True),
+    "tpdf_subtractive": lambda: dither("tpdf", True),
+    "levels": dither_to_levels,
 }
 
 

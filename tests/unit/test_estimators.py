@@ -218,16 +218,44 @@ def test_scaled_and_corrected_covariances_agree():
         assert errors(corrected[i]) == pytest.approx([1.5 * e for e in errors(kept[i])])
 
 
-@pytest.mark.parametrize(("law", "half"), [("rpdf", 1), ("tpdf", 2)])
-def test_dither_errors_are_those_of_sums_of_uniforms(law: str, half: int):
+def test_dither_errors_are_those_of_sums_of_uniforms():
+    """tpdf and the quantizer's error are three uniforms; subtracted, one is left."""
     u = (np.arange(60) + 0.5) / 60 - 0.5
-    total = u
-    for _ in range(half):
-        total = np.add.outer(total, u).ravel()
-    variance, fourth = es.dither_error(law, False, 2.0)
-    assert variance == pytest.approx(4 * (total**2).mean(), rel=1e-3)
-    assert fourth == pytest.approx(16 * (total**4).mean(), rel=1e-3)
-    assert es.dither_error(law, True, 1.0) == (1 / 12, 1 / 80)
+    three = np.add.outer(np.add.outer(u, u), u).ravel()
+    for errors_of, subtractive in ((three, False), (u, True)):
+        second, fourth = (errors_of**2).mean(), (errors_of**4).mean()
+        found = es.dither_variance(9.0, 100, 4 * second, subtractive, 2.0)
+        expected = es.additive_variance(9.0, 100, 4 * second, 16 * fourth)
+        assert (found.value, found.standard_error) == pytest.approx((expected.value, expected.standard_error), rel=1e-3)
+        assert es.dither_mean(1.0, 100, "tpdf", subtractive, 2.0).standard_error == pytest.approx(
+            2 * math.sqrt(second / 100), rel=1e-3
+        )
+
+
+def test_a_gaussian_dithers_own_bias_is_part_of_its_error():
+    assert es.dither_mean(1.0, 10**12, "gaussian", False, 2.0).standard_error == pytest.approx(0.0048, rel=1e-3)
+
+
+def test_the_variance_under_multiplicative_noise_by_enumeration():
+    """Factors of three points with the moments of a normal one up to the fourth: unbiased, all 3^3 outcomes."""
+    x, s = np.array([2.0, -4.0, 7.0]), 0.3
+    law = {-math.sqrt(3): 1 / 6, 0.0: 2 / 3, math.sqrt(3): 1 / 6}  # Gauss-Hermite: exact to the fifth power
+    total = 0.0
+    for z in np.ndindex(3, 3, 3):
+        points = [list(law)[i] for i in z]
+        y = x * (1 + s * np.array(points))
+        moments = tuple(float((y**k).mean()) for k in (1, 2, 3, 4))
+        total += math.prod(law[p] for p in points) * es.multiplicative_variance(moments, 3, s).value
+    assert total == pytest.approx(np.var(x, ddof=1))
+
+
+def test_a_mask_of_a_constant_by_its_law():
+    x, rate, c = np.array([2.0, 4.0, 5.0]), 0.25, -1.0
+    mean, square = 0.75 * x.mean() - 0.25, 0.75 * ((x - c) ** 2).mean()
+    found = es.masked_by_constant_mean(mean, square, 3, rate, c)
+    assert found.value == pytest.approx(x.mean())
+    noise = rate * (1 - rate) * ((x - c) ** 2).mean()
+    assert found.standard_error == pytest.approx(math.sqrt(noise / 3) / 0.75)
 
 
 # Histograms
@@ -321,9 +349,12 @@ def test_a_quantiles_interval_is_where_the_band_holds_the_share():
         (lambda: es.additive_variance(1.0, 1, 1.0, 3.0), "rows=1, expected at least 2"),
         (lambda: es.one_bit_mean(0.5, 9, 1.0, 1.0), "zero=1.0 and one=1.0, expected"),
         (lambda: es.masked_mean(0.5, 1.0, 9, 5), "kept=9, expected at most rows=5"),
-        (lambda: es.impulse_mean(0.5, 1.0, 9, 1.0, 0, 1), "rate=1.0, expected"),
+        (lambda: es.impulse_mean(0.5, 1.0, 9, 1.0, 0, 1), "rate=1, expected a rate below 1"),
         (lambda: es.scaled_covariance([[1.0]], 9, 0.0, True), "alpha=0.0, expected"),
-        (lambda: es.dither_error("blue", False, 1.0), "law='blue', expected"),
+        (lambda: es.dither_mean(1.0, 9, "blue", False, 1.0), "law='blue', expected"),
+        (lambda: es.masked_by_constant_mean(1.0, 1.0, 9, 1.0, 0.0), "rate=1, expected a rate below 1"),
+        (lambda: es.swap_correlation(math.nan, 9, 0.1, 0.1), "correlation of a column that is constant"),
+        (lambda: es.em([0, 0], [[1.0, 0.0]]), "rows=0, expected at least 1"),
         (lambda: es.em([1, 2], [[1.0, 0.0]]), "counts where no bin can have come from"),
         (lambda: es.em([1, 2], [[1.0]]), r"counts of shape \(2,\)"),
         (lambda: es.additive_matrix([0, 0], [0, 1], RoundedGaussian(F(1)).cdf), "bins with 2 numbers, expected"),
@@ -333,3 +364,22 @@ def test_a_quantiles_interval_is_where_the_band_holds_the_share():
 def test_errors_name_parameter_value_and_expectation(call, message: str):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: es.frequencies([0], 0, 0.5, 0.1),
+        lambda: es.transition([1, 2], [[0.5, 0.5], [0.5, 0.5]]),
+        lambda: es.rappor([[1, 1]], [5], np.full((1, 2, 2), 0.7), 0.7, 0.2),
+        lambda: es.clip_negative([-1.0]),
+        lambda: es.em([1, 2], [[1.0, 0.0]]),
+        lambda: es.impulse_mean(0.5, 1.0, 9, 1.0, 0, 1),
+    ],
+)
+def test_data_without_an_answer_are_told_from_a_wrong_call(call):
+    with pytest.raises(es.NoEstimate):
+        call()
+    with pytest.raises(ValueError, match="expected") as wrong:
+        es.normal(1.0, 1.0, 1.0)
+    assert not isinstance(wrong.value, es.NoEstimate)
