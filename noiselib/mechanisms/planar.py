@@ -62,7 +62,9 @@ class PlanarLaplace:
         the triangle inequality no probability changes by a factor above exp(sensitivity / s). Codes beyond 2^31 steps are
         moved to the edge, which is post-processing.
     Variance: 3 s^2 steps^2 for either coordinate; the mean error is 2 s steps.
-    Estimator: the mean of the published coordinates is an unbiased estimate of the mean place, in the projection.
+    Estimator: the mean of the published coordinates is an unbiased estimate of the mean place, longitudes counted from the
+        box's middle, and each one's variance is the published one less the noise's; both as long as 20 scales of noise on
+        any place of the box reach neither a pole nor the opposite meridian, else the mean has no error.
     Source: Andres, Bordenabe, Chatzikokolakis, Palamidessi 2013, "Geo-indistinguishability"; the law on the lattice
         replaces its rounding of a continuous sample to a grid, which pays for the machine's precision out of epsilon.
 

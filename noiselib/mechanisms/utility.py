@@ -84,7 +84,8 @@ class MultiplicativeGaussian(Multiplied):
     rounded to the nearest integer. The code is m: the factor's law is the same for every value.
     Guarantee: none; a value of 0 stays 0.
     Variance: sigma^2 x^2 for a value x, and 2^-40/12 x^2 of rounding m, nearly.
-    Estimator: the mean is unbiased as published; the data's second moment is the published one over 1 + sigma^2.
+    Estimator: the mean is unbiased as published; the data's second moment is the published one over 1 + sigma^2, and the
+    variance follows from both.
     Source: Kim, Winkler 2003, "Multiplicative noise for masking continuous data"; speckle noise, of images.
 
     sigma: the factor's deviation, 2^-20 to 2^20
@@ -114,7 +115,8 @@ class GaussianDropout(Multiplied):
     1/(1 - rate) otherwise. The code is m.
     Guarantee: none; a value of 0 stays 0.
     Variance: rate/(1 - rate) x^2 for a value x, and 2^-40/12 x^2 of rounding m, nearly.
-    Estimator: the mean is unbiased as published; the data's second moment is the published one times 1 - rate.
+    Estimator: the mean is unbiased as published; the data's second moment is the published one times 1 - rate, and the
+    variance follows from both.
     Source: Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov 2014, "Dropout", section 10 (sigma^2 = (1-p)/p, p being
     the probability of keeping).
 
@@ -183,8 +185,8 @@ class Masking(Rated):
     Law: code 1, masked, with probability rate, else 0, whatever the value.
     Guarantee: none.
     Variance: of a value masked by a constant c: rate (1 - rate) (x - c)^2.
-    Estimator: what is left is missing completely at random: means and frequencies over the rows left are unbiased; with a
-    constant c in their place the mean is (published mean - rate c)/(1 - rate).
+    Estimator: of numbers. What is left is missing completely at random: the mean over the rows left is unbiased; with a
+    constant c in their place it is (published mean - rate c)/(1 - rate).
     Source: Rubin 1976, "Inference and missing data"; Vincent, Larochelle, Bengio, Manzagol 2008 (denoising autoencoders).
 
     rate: 0 to 1
@@ -227,8 +229,8 @@ class Swap(Rated):
     points; else -1. So a value becomes a draw from the column's empirical law, independently of the other columns.
     Guarantee: none.
     Variance: for a value x, (1 - rate) x^2 + rate m2 - ((1 - rate) x + rate m)^2, m and m2 the column's mean and mean square.
-    Estimator: mean and marginal are unbiased as published. The covariance of two columns is the published one over
-    (1 - rate)^2, with their own rates; the correlation of a column with its true values is 1 - rate, up to 1/n.
+    Estimator: of numbers. The mean is unbiased as published; the correlation of two swapped columns is the published one over
+    (1 - rate)(1 - other rate).
     Source: Dalenius, Reiss 1982, "Data-swapping", with one-way swaps; Yoon et al. 2020 (VIME) for augmentation.
 
     rate: 0 to 1

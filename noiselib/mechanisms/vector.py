@@ -161,7 +161,8 @@ class VectorGaussian(_Vector):
         along the line between them it is the scalar mechanism, and across it the two laws agree. The unrounded sum is
         that mechanism exactly, as the points lie on the lattice and rounding the sum is post-processing.
     Variance: scale^2 + 1/12 steps^2 for each component.
-    Estimator: the mean of the published components is an unbiased estimate of the mean of the clipped ones.
+    Estimator: the mean of the published components is an unbiased estimate of the mean of the clipped ones; their variance
+        is the published one less the noise's.
     Source: Dwork and Roth 2014, appendix A; Balle and Wang 2018; clipping in L2 as in Abadi et al. 2016.
 
     dimension:      number of components d, 1 to 2^20
@@ -200,7 +201,8 @@ class VectorLaplace(_Vector):
         curve bounds it (moving one component after the other is a chain of shifts of log-concave noise, and such a
         chain is dominated by one shift of their sum), but the charge does not rely on that argument.
     Variance: 2 scale^2 + 1/12 steps^2 for each component, nearly.
-    Estimator: the mean of the published components is an unbiased estimate of the mean of the clipped ones.
+    Estimator: the mean of the published components is an unbiased estimate of the mean of the clipped ones; their variance
+        is the published one less the noise's.
     Source: Dwork, McSherry, Nissim, Smith 2006.
 
     dimension:   number of components d, 1 to 2^20
