@@ -7,6 +7,7 @@ before it; and a reader in another process has seen the old table, then the new 
 
 from __future__ import annotations
 
+import itertools
 import random
 import signal
 import time
@@ -121,8 +122,9 @@ def test_a_run_killed_after_readers_saw_its_release(undisturbed, tmp_path, check
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("what", ["driver", "all"])
-@pytest.mark.parametrize("failpoint", BEFORE_SPARK + WITH_SPARK + PUBLISHING)
+@pytest.mark.parametrize(
+    ("failpoint", "what"), zip(BEFORE_SPARK + WITH_SPARK + PUBLISHING, itertools.cycle(["driver", "all"]), strict=False)
+)
 def test_a_run_killed_at_a_failpoint_is_finished_by_the_next(undisturbed, tmp_path, watched, count, failpoint, what):
     small = undisturbed.restated.copy(tmp_path / "small")
     end = watched(small, [undisturbed.first.values, undisturbed.second.values])

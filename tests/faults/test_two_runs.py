@@ -117,6 +117,7 @@ def test_a_task_that_is_retried_while_the_first_try_still_runs(undisturbed, tmp_
     count(races=1, runs=8)
 
 
+@pytest.mark.long
 def test_two_runs_at_once_where_no_ledger_keeps_leases(tmp_path, undisturbed, count: Count):
     small: Small = undisturbed.fresh.copy(tmp_path / "small")
     small.spec["purpose"] = "augmentation"
