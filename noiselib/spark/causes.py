@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Sequence
+from urllib.parse import unquote
 
 from pyspark.errors import PythonException
 
@@ -36,8 +37,9 @@ def cause(error: Exception, table: TableMetadata, partitions: Sequence[Partition
 
 def _unreadable(error: Exception) -> InputError | None:
     """Spark names the file that it cannot read; the rest of its message may hold values."""
-    condition = getattr(error, "getCondition", lambda: None)()
-    path = (getattr(error, "getMessageParameters", lambda: None)() or {}).get("path", "")
-    if condition and condition.startswith("FAILED_READ_FILE"):
-        return InputError(f"source file {path.removeprefix('file://')}: cannot be read as Parquet ({condition})")
-    return None
+    found = re.search(
+        r"\[(FAILED_READ_FILE[.\w]*)\] Encountered error while reading file (?:file:/*)?(/?\S+?)\.?\s", str(error)
+    )
+    if found is None:
+        return None
+    return InputError(f"source file /{unquote(found[2]).lstrip('/')}: cannot be read as Parquet ({found[1]})")
