@@ -27,7 +27,6 @@ from small_pipeline import COLORS, Small, make_small
 from noiselib.key import create_key_file, load_key
 from noiselib.mechanisms import RandomizedResponse
 from noiselib.spark import checks, perturb, stage
-from noiselib.spark import columns as c
 
 Patch = pytest.MonkeyPatch
 CANARY = ("canary name 5512", 13.37251937)
@@ -98,18 +97,22 @@ def on_published(patch: Patch, name: str, change: Callable[[Column], Column]) ->
 def on_mechanism(patch: Patch, change: Callable[[Any], Any]) -> None:
     """Draw the noise with another mechanism than planned."""
     real = perturb.noise_udf
-    patch.setattr(perturb, "noise_udf", lambda source, name, law, mechanism: real(source, name, law, change(mechanism)))
+
+    def noise_udf(source: Any, noise: Any) -> Any:
+        return real(source, replace(noise, mechanisms=tuple(map(change, noise.mechanisms))))
+
+    patch.setattr(perturb, "noise_udf", noise_udf)
 
 
 def test_a_clip_that_is_missing(small: Small, monkeypatch: Patch) -> None:
-    real = c.to_lattice
+    real = perturb.point
 
-    def to_lattice(column: Any) -> Column:
+    def point(column: Any) -> Column:
         if column.name != "amount":
             return real(column)
         return F.rint(F.coalesce(F.col("amount"), F.lit(0.0)) / F.lit(float(column.lattice.step))).cast("bigint")
 
-    monkeypatch.setattr(c, "to_lattice", to_lattice)
+    monkeypatch.setattr(perturb, "point", point)
     quarantined(small, "clipped")
 
 
