@@ -84,11 +84,13 @@ def check_conf(conf_file: Path | None, key_reference: str | None) -> dict[str, s
 
 
 def _hush() -> None:
-    """Spark would log the stack of every job that ends with it."""
+    """Spark would log the stack of every job that ends with it, and PySpark that its counters' connection ended."""
     context = SparkContext._active_spark_context
-    with suppress(Exception):  # it may have ended already: then it logs nothing
-        if context is not None:
-            context.setLogLevel("OFF")
+    if context is None:
+        return
+    with suppress(Exception):  # the JVM may have ended already: then it logs nothing
+        context.setLogLevel("OFF")
+    context._accumulatorServer.shutdown()
 
 
 def _read_conf(path: Path | None) -> dict[str, str]:
