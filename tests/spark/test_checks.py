@@ -26,7 +26,7 @@ from small_pipeline import COLORS, Small, make_small
 
 from noiselib.key import create_key_file, load_key
 from noiselib.mechanisms import RandomizedResponse
-from noiselib.spark import checks, perturb, stage
+from noiselib.spark import checks, law, perturb, stage
 
 Patch = pytest.MonkeyPatch
 CANARY = ("canary name 5512", 13.37251937)
@@ -82,7 +82,7 @@ def on_noised_rows(patch: Patch, change: Callable[[DataFrame], DataFrame]) -> No
 
 def on_published(patch: Patch, name: str, change: Callable[[Column], Column]) -> None:
     """Change one column on its way out."""
-    real = stage.published_columns
+    real = law.published_columns
 
     def published_columns(job: Any) -> list[Column]:
         names = [column for column, _ in job.plan.published]
@@ -91,7 +91,7 @@ def on_published(patch: Patch, name: str, change: Callable[[Column], Column]) ->
         found[index] = change(found[index]).alias(name)
         return found
 
-    patch.setattr(stage, "published_columns", published_columns)
+    patch.setattr(law, "published_columns", published_columns)
 
 
 def on_mechanism(patch: Patch, change: Callable[[Any], Any]) -> None:
@@ -360,13 +360,13 @@ def test_a_scale_wrong_by_five_percent_is_seen_in_every_column(big: Small, monke
     assert not (big.home / "published").exists()
 
 
-def test_the_right_scale_passes_under_several_keys(big: Small) -> None:
+def test_the_right_scale_passes_under_several_keys(big: Small, tmp_path: Path) -> None:
     answer = big.noiselib("run")
     assert answer.code == 0, answer.err
-    for _ in range(3):
-        another_key(big)
-        shutil.rmtree(big.home / ".published.noiselib" / "staging")
-        assert failed_law(big) == {}
+    for number in range(3):
+        other = big.anew(tmp_path / f"key {number}")
+        another_key(other)
+        assert failed_law(other) == {}
 
 
 # ---- secrets

@@ -128,7 +128,7 @@ def test_transitions_claim_nothing():
     assert transition.event() is None
     assert (transition.name, transition.width, transition.draws) == ("label_flip", 1, 1)
     told = json.loads(json.dumps(transition.describe()))
-    assert told == {"categories": ["a", "b"], "matrix": [[0.75, 0.25], [0.25, 0.75]]}
+    assert told == {"categories": ["a", "b"], "matrix": [[0.75, 0.25], [0.25, 0.75]], "kept": 0.75}
 
 
 def test_uniform_flips():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -247,6 +248,7 @@ def test_calibrate_prints_the_noise_that_a_guarantee_asks_for():
         "scale": 6.0,
         "variance": pytest.approx(71.8335, rel=1e-6),
         "granularity": 1.0,
+        "sampler_delta": pytest.approx((1 + math.exp(0.5)) * 2.0**-48, rel=1e-4),
     }
     text = noiselib("calibrate", "gaussian", "--epsilon", "1", "--delta", "1e-5", "--sensitivity", "1").out
     assert dict(line.split() for line in text.splitlines())["scale"].startswith("3.73")

@@ -177,7 +177,7 @@ def test_a_published_category_is_the_true_one_moved_round_by_a_draw_of_the_law()
 
 # ---- `noiselib calibrate` --------------------------------------------------------------------------------------------
 
-ANSWER = ["mechanism", "epsilon", "delta", "sensitivity", "scale", "variance", "granularity"]
+ANSWER = ["mechanism", "epsilon", "delta", "sensitivity", "scale", "variance", "granularity", "sampler_delta"]
 
 
 @pytest.mark.parametrize("name", PRIVATE)
