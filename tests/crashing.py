@@ -68,7 +68,7 @@ class Started:
         for pid in chosen:
             send(pid, signal.SIGKILL)
 
-    def wait(self, seconds: float = 500) -> int:
+    def wait(self, seconds: float = 1500) -> int:
         return self.process.wait(seconds)
 
     def gone(self, seconds: float) -> bool:
