@@ -1,0 +1,303 @@
+"""No key, nothing from which one follows, and no raw value in anything that a run writes. Each search finds a planted leak."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pytest
+from processes import Watched, watched
+from pyspark.sql import SparkSession
+from small_pipeline import Small, make_small
+
+from noiselib.errors import SpecError
+from noiselib.key import load_key
+from noiselib.release import PipelineKeys, ReleaseKeys, law_text
+from noiselib.spark import path
+from noiselib.spark.leaks import refuse_leaks, session_settings
+from noiselib.spark.perturb import Job, noised_rows, published_columns
+
+pytestmark = pytest.mark.faults
+NAME, AMOUNT = "canary name 5512", 13.37251937  # values that no release may show
+
+
+def forms(secret: bytes) -> dict[str, bytes]:
+    """How a key may be written: as bytes, in hexadecimal, in base64 of both alphabets, as Python shows bytes."""
+    return {
+        "raw": secret,
+        "hex": secret.hex().encode(),
+        "HEX": secret.hex().upper().encode(),
+        "base64": base64.b64encode(secret).rstrip(b"="),
+        "urlsafe base64": base64.urlsafe_b64encode(secret).rstrip(b"="),
+        "repr": repr(secret)[2:-1].encode(),
+    }
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What to search for: keys by name, and values."""
+
+    keys: dict[str, bytes]
+    values: tuple[bytes, ...] = (NAME.encode(), repr(AMOUNT).encode())
+
+    def found(self, text: bytes) -> list[str]:
+        """The names of those that stand in `text`."""
+        written = [
+            f"{name} ({how})" for name, key in self.keys.items() for how, form in forms(key).items() if form in text
+        ]
+        return written + [value.decode() for value in self.values if value in text]
+
+
+def secrets(small: Small) -> Secrets:
+    """The pipeline's master key and all that is derived from it."""
+    run, key = path.prepare(small.spec_file, [], lambda _: None), load_key(small.spec["key"])
+    found = {"master key": key.secret}
+    for release in run.releases:
+        keys = ReleaseKeys(key, release.id)
+        found |= {f"row key {release.id}": keys.row(), f"selection key {release.id}": keys.selection()}
+        found |= {f"column key {c.name}": keys.column(c.name, law_text(c)) for c in run.plan.noised}
+    found["pseudonym key"] = PipelineKeys(key, "small").pseudonym("name")
+    return Secrets(found)
+
+
+def canaries(home: Path) -> Small:
+    """One day of rows, among them values that are easily told."""
+    small = make_small(home, days=[1], size=50)
+    small.rows[1]["name"][7], small.rows[1]["amount"][7] = NAME, AMOUNT
+    small.write_source()
+    return small
+
+
+def logged(small: Small, environment: dict[str, str]) -> Watched:
+    """The pipeline's run as a command of its own, with Spark's event log kept."""
+    events = small.home / "events"
+    events.mkdir()
+    conf = small.home / "spark.conf"
+    conf.write_text(
+        f"spark.eventLog.enabled true\nspark.eventLog.dir {events.as_uri()}\nspark.eventLog.compress false\n"
+        "spark.sql.shuffle.partitions 2\n"
+    )
+    run = watched(small, environment, "--master", "local[1]", "--spark-conf", str(conf))
+    assert len(run.commands) >= 3  # the driver, its Java, a worker
+    return run
+
+
+def written(small: Small) -> dict[str, bytes]:
+    """Everything below the pipeline's folder but its source and its key: compressed files as they are and unpacked."""
+    own = (small.home / "source", small.home / "noise.key")
+    files = [f for f in small.home.rglob("*") if f.is_file() and not any(f == o or o in f.parents for o in own)]
+    texts = {str(f.relative_to(small.home)): f.read_bytes() for f in files}
+    texts |= {f"{n} unpacked": gzip.decompress(t) for n, t in texts.items() if n.endswith(".gz")}
+    for name in [name for name in texts if name.endswith(".parquet")]:
+        texts[f"{name} as values"] = repr(ds.dataset(small.home / name).to_table().to_pylist()).encode()
+    return texts
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Small, Watched, Secrets]:
+    small = canaries(tmp_path_factory.mktemp("finished"))
+    return small, logged(small, {"NOISELIB_TRACEBACK": "1"}), secrets(small)
+
+
+def test_nothing_that_a_run_writes_holds_a_key_or_a_raw_value(finished: tuple[Small, Watched, Secrets]) -> None:
+    small, run, hidden = finished
+    assert run.code == 0, run.err
+    texts = written(small)
+    kinds = (
+        "events/",
+        "ledger.db",
+        "run_results.json",
+        ".published.noiselib/",
+        "_noiselib/",
+        ".parquet as values",
+        "stderr",
+    )
+    assert [kind for kind in kinds if not any(kind in name for name in texts)] == []
+    assert any(b"SparkListenerSQLExecutionStart" in text for name, text in texts.items() if name.startswith("events/"))
+    for name, text in [
+        *texts.items(),
+        ("arguments", b"\n".join(run.commands)),
+        ("environments", b"\n".join(run.environments)),
+    ]:
+        assert hidden.found(text) == [], name
+
+
+@pytest.mark.parametrize("how", forms(b"").keys())
+@pytest.mark.parametrize("kind", ["events/", "ledger.db", "run_results.json", "_noiselib/", "stderr", "stdout"])
+def test_the_search_finds_a_key_planted_there(finished: tuple[Small, Watched, Secrets], kind: str, how: str) -> None:
+    small, _, hidden = finished
+    name, text = next((name, text) for name, text in written(small).items() if kind in name)
+    for key in ("master key", "column key amount", "pseudonym key"):
+        assert f"{key} ({how})" in hidden.found(text[:99] + forms(hidden.keys[key])[how] + text[99:]), name
+    assert hidden.found(text + NAME.encode()) == [NAME]
+
+
+def test_a_key_in_the_environment_is_in_no_other_place(tmp_path: Path) -> None:
+    """`env:` puts the key where every process of the job has it: readable, under /proc, by root and the job's own user."""
+    small = canaries(tmp_path)
+    key = (small.home / "noise.key").read_text().strip()
+    small.spec["key"] = "env:THE_NOISE_KEY"
+    small.write_spec()
+    run = logged(small, {"THE_NOISE_KEY": key, "NOISELIB_TRACEBACK": "1"})
+    assert run.code == 0, run.err
+    os.environ["THE_NOISE_KEY"] = key
+    try:
+        hidden = secrets(small)
+    finally:
+        del os.environ["THE_NOISE_KEY"]
+    assert hidden.found(b"\n".join(run.environments)) == [
+        "master key (base64)"
+    ]  # as the search must find it, and as it says above
+    for name, text in [*written(small).items(), ("arguments", b"\n".join(run.commands))]:
+        assert hidden.found(text) == [], name
+
+
+BREAK = """
+import os
+if os.environ.get("PYTHON_WORKER_FACTORY_SECRET") or os.environ.get("SPARK_REUSE_WORKER"):
+    from noiselib.mechanisms.additive import Additive
+    import noiselib.noise.stream as stream
+    def broken(key, tags): raise RuntimeError("planted")
+    stream._encrypt = broken
+"""
+
+
+def crashed(small: Small, environment: dict[str, str]) -> Watched:
+    """A run whose workers fail in the middle of drawing noise, with the key in their hands."""
+    place = small.home / "site"
+    place.mkdir()
+    (place / "sitecustomize.py").write_text(BREAK)
+    return watched(
+        small, {"PYTHONPATH": f"{place}:{Path(__file__).parents[2]}", "NOISELIB_TRACEBACK": "1"} | environment
+    )
+
+
+def test_a_crash_with_its_traceback_shows_no_key(tmp_path: Path) -> None:
+    small = canaries(tmp_path)
+    run = crashed(small, {})
+    assert run.code == 1
+    assert "planted" in run.err
+    assert "Traceback" in run.err
+    hidden = Secrets(secrets(small).keys, ())  # a traceback is the operator's own, and may quote values: it says so
+    for name, text in written(small).items():
+        assert hidden.found(text) == [], name
+
+
+@pytest.mark.long
+def test_a_traceback_with_locals_would_show_the_key(tmp_path: Path) -> None:
+    """The planted leak: what the refused variable does, in a run that does not refuse it."""
+    small = canaries(tmp_path)
+    (small.home / "site").mkdir()
+    allow = "\nelse:\n    import noiselib.spark.leaks as leaks\n    leaks.refuse_leaks = lambda *_: None\n"
+    run_site = BREAK + allow
+    (small.home / "site" / "sitecustomize.py").write_text(run_site)
+    place = f"{small.home / 'site'}:{Path(__file__).parents[2]}"
+    run = logged(small, {"PYTHONPATH": place, "NOISELIB_TRACEBACK": "1", "SPARK_TRACEBACK_WITH_LOCALS": "1"})
+    assert run.code == 1
+    assert [name for name in secrets(small).found(run.err.encode("utf-8", "surrogateescape")) if "key" in name]
+
+
+def test_no_plan_holds_a_key_or_a_raw_value(tmp_path: Path, spark: SparkSession) -> None:
+    small = canaries(tmp_path)
+    run, hidden = path.prepare(small.spec_file, [], lambda _: None), secrets(small)
+    job = Job(run.plan, run.table, run.releases, run.spec.key)
+    frame = noised_rows(spark, job).select(*published_columns(job))
+    plans = frame._jdf.queryExecution().toString() + frame._jdf.queryExecution().debug().toString()  # type: ignore[operator]
+    assert "Parsed Logical Plan" in plans
+    assert hidden.found(plans.encode()) == []
+    frame = frame.filter(f"name != '{NAME}'")
+    assert hidden.found(frame._jdf.queryExecution().toString().encode()) == [NAME]  # type: ignore[operator]
+
+
+# ---- settings that are refused
+
+
+KEY = bytes(range(7, 39))
+HOLDING = [
+    ("spark.executorEnv.ANY", forms(KEY)["base64"].decode(), "holds the noise key"),
+    ("spark.driver.extraJavaOptions", f"-Dkey={KEY.hex()}", "holds the noise key"),
+    ("spark.app.name", f"run {forms(KEY)['urlsafe base64'].decode()}", "holds the noise key"),
+    ("spark.executorEnv.THE_KEY", "anything", "would put the noise key into Spark's configuration"),
+    ("spark.yarn.appMasterEnv.THE_KEY", "anything", "would put the noise key into Spark's configuration"),
+]
+SHOWING = [
+    ("spark.sql.execution.pyspark.udf.tracebackWithLocals.enabled", "true", "would print its local variables"),
+    ("spark.executorEnv.SPARK_TRACEBACK_WITH_LOCALS", "1", "would print its local variables"),
+    ("spark.executor.extraJavaOptions", "-XX:+HeapDumpOnOutOfMemoryError", "a heap dump holds rows"),
+    ("spark.driver.defaultJavaOptions", "-Xmx1g -agentlib:jdwp=transport=dt_socket", "attaches a debugger"),
+]
+HARMLESS = {
+    "spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled": "false",  # frames, no variables
+    "spark.python.worker.faulthandler.enabled": "true",  # the same
+    "spark.sql.pyspark.udf.profiler": "perf",  # names of functions and times
+    "spark.eventLog.logBlockUpdates.enabled": "true",  # ids and sizes of blocks
+    "spark.redaction.regex": "(?!)",  # nothing of ours is in the configuration to be redacted
+    "spark.executorEnv.OTHER": "x",
+}
+
+
+@pytest.fixture
+def key_reference(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("THE_KEY", base64.b64encode(KEY).decode())
+    return "env:THE_KEY"
+
+
+@pytest.mark.parametrize(("name", "value", "why"), [*HOLDING, *SHOWING], ids=[n for n, *_ in [*HOLDING, *SHOWING]])
+def test_a_setting_that_shows_what_is_secret_is_refused(key_reference: str, name: str, value: str, why: str) -> None:
+    with pytest.raises(SpecError, match=f"Spark setting refused: {name}.*{why}") as raised:
+        refuse_leaks({name: value}, key_reference)
+    assert not [form for form in forms(KEY).values() if form in str(raised.value).encode()]
+
+
+def test_a_variable_that_has_workers_print_their_locals_is_refused(
+    key_reference: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARK_TRACEBACK_WITH_LOCALS", "1")
+    with pytest.raises(SpecError, match="SPARK_TRACEBACK_WITH_LOCALS"):
+        refuse_leaks({}, key_reference)
+
+
+def test_a_setting_that_shows_nothing_is_not_refused(key_reference: str) -> None:
+    refuse_leaks(HARMLESS, key_reference)
+
+
+def test_a_running_session_is_looked_at_whoever_made_its_settings(spark: SparkSession, key_reference: str) -> None:
+    assert any("log4j2" in value for value in session_settings(spark).values())  # an option of the Java that runs
+    refuse_leaks(session_settings(spark), key_reference)
+    name = SHOWING[0][0]
+    spark.conf.set(name, "true")
+    try:
+        with pytest.raises(SpecError, match=name):
+            refuse_leaks(session_settings(spark), key_reference)
+    finally:
+        spark.conf.unset(name)
+
+
+@pytest.mark.parametrize("how", ["--spark-conf", "SPARK_CONF_DIR", "JAVA_TOOL_OPTIONS"])
+def test_a_setting_is_refused_wherever_it_was_made(tmp_path: Path, how: str) -> None:
+    """And before anything is reserved, where it can be known before: in the file named on the command line."""
+    small = canaries(tmp_path)
+    (tmp_path / "spark-defaults.conf").write_text(f"{SHOWING[0][0]} true\n")
+    command = [sys.executable, "-m", "noiselib.cli", "run", str(small.spec_file), "--master", "local[1]"]
+    command += ["--results", str(tmp_path / "results.json")]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYSPARK")}
+    if how == "--spark-conf":
+        command += ["--spark-conf", str(tmp_path / "spark-defaults.conf")]
+    elif how == "SPARK_CONF_DIR":
+        environment["SPARK_CONF_DIR"] = str(tmp_path)
+    else:
+        environment["JAVA_TOOL_OPTIONS"] = "-XX:+HeapDumpOnOutOfMemoryError"
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=300, check=False)
+    assert done.returncode == 2, done.stderr
+    assert b"SpecError: Spark setting refused: " in done.stderr
+    assert json.loads((tmp_path / "results.json").read_text())["status"] == "failed"
+    if how == "--spark-conf":
+        assert small.spent() == 0
+    assert small.published() is None

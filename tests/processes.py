@@ -1,0 +1,71 @@
+"""`noiselib run` as a command of its own, and what /proc says of it, its Java and its workers while it runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from small_pipeline import Small
+
+
+@dataclass
+class Watched:
+    """A finished command. `peak`: the most memory, in bytes, that all its processes together held at one moment."""
+
+    code: int = -1
+    out: str = ""
+    err: str = ""
+    peak: int = 0
+    commands: set[bytes] = field(default_factory=set)
+    environments: set[bytes] = field(default_factory=set)
+
+
+def watched(small: Small, environment: dict[str, str], *arguments: str, seconds: float = 600) -> Watched:
+    """Run the small pipeline in a session of processes of its own, looked at four times a second until it ends."""
+    command = [sys.executable, "-m", "noiselib.cli", "run", str(small.spec_file), *arguments]
+    command += ["--results", str(small.home / "run_results.json")]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYSPARK")}
+    seen, ends = Watched(), time.monotonic() + seconds
+    with open(small.home / "stdout", "wb") as out, open(small.home / "stderr", "wb") as err:
+        process = subprocess.Popen(command, stdout=out, stderr=err, env=clean | environment, start_new_session=True)
+        while process.poll() is None:
+            _look(process.pid, seen)
+            if time.monotonic() > ends:
+                os.killpg(process.pid, 9)
+            time.sleep(0.25)
+    seen.code, seen.out, seen.err = process.returncode, _text(small.home / "stdout"), _text(small.home / "stderr")
+    return seen
+
+
+def _look(leader: int, seen: Watched) -> None:
+    resident = 0
+    for place in of_session(leader):
+        seen.commands.add(read(place / "cmdline"))
+        seen.environments.add(read(place / "environ"))
+        resident += int((read(place / "statm").split() or [b"0", b"0"])[1]) * os.sysconf("SC_PAGE_SIZE")
+    seen.peak = max(seen.peak, resident)
+
+
+def of_session(leader: int) -> Iterator[Path]:
+    """The places in /proc of the processes of a session."""
+    for place in Path("/proc").glob("[0-9]*"):
+        fields = read(place / "stat").rpartition(b")")[2].split()
+        if len(fields) > 3 and int(fields[3]) == leader:
+            yield place
+
+
+def read(file: Path) -> bytes:
+    """Of a process that may have ended meanwhile: then nothing."""
+    try:
+        return file.read_bytes()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return b""
+
+
+def _text(file: Path) -> str:
+    return file.read_text(errors="surrogateescape")
