@@ -376,7 +376,9 @@ def test_thirds_may_be_written_as_fractions():
 
 
 def test_a_limit_that_the_samplers_use_up_is_refused():
-    with pytest.raises(SpecError, match=r"^spec.yaml:1: limit: delta 1e-05: expected more than 0.0382, which the samplers"):
+    with pytest.raises(
+        SpecError, match=r"^spec.yaml:1: limit: delta 1e-05: expected more than 0.0382, which the samplers"
+    ):
         planned("double", **(LAPLACE | {"epsilon": 30.0}))
 
 
