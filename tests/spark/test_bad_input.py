@@ -227,8 +227,8 @@ def test_everything_that_is_wrong_is_said_at_once(published: Small) -> None:
 
 
 def by_name(small: Small, **privacy: Any) -> None:
-    """One person, by name, is the privacy unit."""
-    small.spec["privacy"] |= {"unit": {"entity": ["name"], "max_rows": 1}} | privacy
+    """One person, by name, is the privacy unit; another budget pays, since one is for one kind of unit."""
+    small.spec["privacy"] |= {"unit": {"entity": ["name"], "max_rows": 1}, "budget": "people"} | privacy
     small.write_spec()
 
 
