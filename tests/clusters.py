@@ -25,7 +25,7 @@ class Cluster:
         self.mark = uuid.uuid4().hex
         self.workers: list[subprocess.Popen[bytes]] = []
         log = home / "master.log"
-        self.master = self._start(log, "org.apache.spark.deploy.master.Master")
+        self.master = self._start(log, "127.0.0.1", "org.apache.spark.deploy.master.Master")
         assert until(lambda: b"Starting Spark master at" in read(log), 120), log.read_text()
         self.url = re.findall(r"Starting Spark master at (spark://\S+)", log.read_text())[0]
 
@@ -33,7 +33,8 @@ class Cluster:
         number = len(self.workers)
         log = self.home / f"worker-{number}.log"
         options = ["--cores", "1", "--memory", "1g", "--work-dir", str(self.home / f"work-{number}"), self.url]
-        self.workers.append(self._start(log, "org.apache.spark.deploy.worker.Worker", *options))
+        host = f"127.0.0.{2 + number % 200}"  # its own: Spark starts no copy of a task on the host of the first
+        self.workers.append(self._start(log, host, "org.apache.spark.deploy.worker.Worker", *options))
         assert until(lambda: b"Successfully registered" in read(log), 120), log.read_text()
 
     def two_workers(self) -> Cluster:
@@ -56,10 +57,10 @@ class Cluster:
             send(pid, signal.SIGKILL)
         until(lambda: any(one.poll() is not None for one in self.workers if one.pid == worker), 30)
 
-    def _start(self, log: Path, name: str, *options: str) -> subprocess.Popen[bytes]:
-        own = {MARK: self.mark, "SPARK_LOCAL_DIRS": str(self.home / "scratch"), "SPARK_LOCAL_IP": "127.0.0.1"}
+    def _start(self, log: Path, host: str, name: str, *options: str) -> subprocess.Popen[bytes]:
+        own = {MARK: self.mark, "SPARK_LOCAL_DIRS": str(self.home / "scratch"), "SPARK_LOCAL_IP": host}
         own |= {"SPARK_DAEMON_MEMORY": "256m", "SPARK_DAEMON_JAVA_OPTS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
-        command = [str(SPARK_CLASS), name, "--host", "127.0.0.1", "--port", "0", "--webui-port", "0", *options]
+        command = [str(SPARK_CLASS), name, "--host", host, "--port", "0", "--webui-port", "0", *options]
         with open(log, "wb") as out:
             return subprocess.Popen(command, env=os.environ | own, stdout=out, stderr=subprocess.STDOUT, cwd=self.home)
 

@@ -6,13 +6,12 @@ have not, which their files under _temporary show.
 
 from __future__ import annotations
 
+import json
 import random
-import re
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -158,6 +157,9 @@ def test_a_slow_task_and_its_speculative_copy(cluster, small, many_files, count:
         "spark.speculation.interval": "100ms",
         "spark.speculation.quantile": "0.2",
         "spark.speculation.multiplier": "1.1",
+        # Stopped in mid-commit, the first one alone may commit: then the stage goes on once its executor counts as lost.
+        "spark.executor.heartbeatInterval": "2s",
+        "spark.network.timeout": "30s",
     }
     run = run_on(cluster.two_workers(), small, **speculation)
     wait_for_the_middle(small, run)
@@ -173,7 +175,10 @@ def test_a_slow_task_and_its_speculative_copy(cluster, small, many_files, count:
     count(speculative_copies=len(copies_of_writers(small)), runs=1)
 
 
-def copies_of_writers(small: Small) -> set[tuple[Any, Any]]:
-    """Stage and index of the tasks that ran twice, the second time as a copy of a slow one."""
-    lines = [line for line in events(small, "SparkListenerTaskStart") if '"Speculative":true' in line]
-    return {(re.findall(r'"Stage ID":(\d+)', line)[0], re.findall(r'"Index":(\d+)', line)[0]) for line in lines}
+def copies_of_writers(small: Small) -> list[int]:
+    """The writing stage's tasks, by index, of which a copy was started because they were slow."""
+    stages = [json.loads(line)["Stage Info"] for line in events(small, "SparkListenerStageSubmitted")]
+    writing = [one["Stage ID"] for one in stages if one["Number of Tasks"] == FILES and "parquet" in one["Stage Name"]]
+    tasks = [json.loads(line) for line in events(small, "SparkListenerTaskStart")]
+    chosen = [task["Task Info"] for task in tasks if task["Stage ID"] in writing]
+    return [info["Index"] for info in chosen if info["Speculative"]]
