@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -47,8 +48,14 @@ def _look(leader: int, seen: Watched) -> None:
     for place in of_session(leader):
         seen.commands.add(read(place / "cmdline"))
         seen.environments.add(read(place / "environ"))
-        resident += int((read(place / "statm").split() or [b"0", b"0"])[1]) * os.sysconf("SC_PAGE_SIZE")
+        resident += _proportional(place)
     seen.peak = max(seen.peak, resident)
+
+
+def _proportional(place: Path) -> int:
+    """Bytes of a process in memory; of those it shares with others, its part, so that forked workers add up rightly."""
+    found = re.search(rb"^Pss: +([0-9]+) kB", read(place / "smaps_rollup"), re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
 
 def of_session(leader: int) -> Iterator[Path]:

@@ -20,6 +20,9 @@ from noiselib.spark.keys import quoted
 from noiselib.spark.law import LawObservation
 from noiselib.spark.perturb import Inspection, Job, noised_rows
 
+# Parquet's writer looks at the size of its pages every hundred rows at least: with values of 1 MB, that many times the memory.
+PAGES = {"parquet.page.size.row.check.min": "4", "parquet.block.size.row.check.min": "4"}
+
 
 def stage(spark: SparkSession, job: Job, target: Target, inspections: dict[str, Inspection]) -> None:
     """Write the job's releases to staging, each with the verdicts on its noise. Raises InputError if the source changed."""
@@ -35,7 +38,7 @@ def _write_and_stage(
 ) -> None:
     law = LawObservation(job)
     published = law.attach(noised_rows(spark, job)).select(*[quoted(name) for name, _ in job.plan.published])
-    writer = published.write.mode("errorifexists")
+    writer = published.write.mode("errorifexists").options(**PAGES)
     partition_by = job.table.partition_by
     (writer.partitionBy(*partition_by) if partition_by else writer).parquet(str(scratch / "table"))
     failpoint("after_write")

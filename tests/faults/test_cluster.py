@@ -160,6 +160,7 @@ def test_a_slow_task_and_its_speculative_copy(cluster, small, many_files, count:
         # Stopped in mid-commit, the first one alone may commit: then the stage goes on once its executor counts as lost.
         "spark.executor.heartbeatInterval": "2s",
         "spark.network.timeout": "30s",
+        "spark.network.timeoutInterval": "10s",
     }
     run = run_on(cluster.two_workers(), small, **speculation)
     wait_for_the_middle(small, run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def test_one_entity_that_holds_nine_rows_in_ten(tmp_path: Path, capsys: pytest.C
 
 def test_two_thousand_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"c{i}" for i in range(2000)]
-    columns = {name: LAPLACE if i % 40 == 0 else {"keep": "public"} for i, name in enumerate(names)}
+    keep = {"keep": "public"}
+    columns = {name: deepcopy(keep if i % 40 else LAPLACE) for i, name in enumerate(names)}  # shared, they were aliases
     small = pipeline(tmp_path, columns)
     values = {name: pa.array(np.arange(500) % 50, pa.int32()) for name in names}
     pq.write_table(pa.table({"id": np.arange(500)} | values), tmp_path / "source" / "part-0.parquet")
