@@ -7,6 +7,7 @@ column's unit by `reading`. Probabilities are Fractions, the same on every machi
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from fractions import Fraction
@@ -43,7 +44,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Bounded:
+class Bounded(ABC):
     """What these mechanisms have in common.
 
     step:         of the lattice, above 0, in the column's unit
@@ -79,27 +80,30 @@ class Bounded:
         return 2
 
     @property
+    @abstractmethod
     def tv_bound(self) -> float:
-        raise NotImplementedError
+        """Of one report, from the ideal law: a total-variation distance."""
 
     @property
+    @abstractmethod
     def reading(self) -> Reading:
-        raise NotImplementedError
+        """How a code is read as a number of the column's unit."""
 
     def perturb(self, points: Ints, stream: Stream) -> Ints:
         """The codes, int64 (n,), of points from lower to upper."""
         return in_chunks(self._draw, 1, points, stream)
 
+    @abstractmethod
     def _draw(self, points: Ints, part: Stream) -> Ints:
-        raise NotImplementedError
+        """The codes, int64 (n,), of one chunk of points."""
 
     def event(self) -> Event:
         return Event.pure_dp(self.epsilon).with_slack(self.tv_bound)
 
     @property
+    @abstractmethod
     def variance(self) -> float:
         """The largest over points of `variance_at`, in the column's unit squared."""
-        raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
         """In the column's unit, and the lattice exactly; the reading is by offset, slope and ends."""
@@ -324,9 +328,9 @@ class Windowed(Bounded):
             cells = (self.length * stretch * self._share()).to_integral_value(ROUND_HALF_EVEN)
         return Window(self.length, stretch, max(1, int(cells)), exact(self.epsilon))
 
+    @abstractmethod
     def _share(self) -> Decimal:
         """W / L a, as the source has it."""
-        raise NotImplementedError
 
     @property
     def stretch(self) -> int:
@@ -351,9 +355,9 @@ class Windowed(Bounded):
         return self.law.draw(points - self.lower, part.words(0), part.words(1)[:, 0])
 
     @property
+    @abstractmethod
     def _unit(self) -> Fraction:
         """What one cell is worth, in the column's unit."""
-        raise NotImplementedError
 
     def variance_at(self, point: int) -> float:
         """Of the reading of one point, in the column's unit squared."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -35,7 +36,7 @@ MAX_EPSILON = 1000
 
 
 @dataclass(frozen=True)
-class FrequencyOracle:
+class FrequencyOracle(ABC):
     """What locally private reports of a category have in common: the pure protocols of Wang, Blocki, Li, Jha 2017.
 
     A report supports some categories: its true one with probability p, each other one with probability q < p. So
@@ -61,17 +62,18 @@ class FrequencyOracle:
         return 1
 
     @property
+    @abstractmethod
     def tv_bound(self) -> float:
-        raise NotImplementedError
+        """Of one report, from the ideal law: a total-variation distance."""
 
     @property
+    @abstractmethod
     def support(self) -> tuple[Fraction, Fraction]:
         """(p, q): the probability that a report supports its true category, and that it supports another one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def supports(self, codes: Ints) -> NDArray[np.bool_]:
         """Which categories each report supports: bool (n, k)."""
-        raise NotImplementedError
 
     def weights(self, codes: Ints) -> Floats:
         """Each report's contribution to each category's frequency: float (n, k), its mean over reports is unbiased."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -143,8 +144,9 @@ class Unary(FrequencyOracle):
 
         return in_chunks(draw, noise.width, points, stream)
 
+    @abstractmethod
     def _true_bit(self, part: Stream, first: Words) -> Ints:
-        raise NotImplementedError
+        """The bit, 0 or 1, reported for the true category."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ The draw itself takes no value: a code says what is to happen to it, by what fac
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -40,13 +41,13 @@ class Free:
 # ---- multiplied ------------------------------------------------------------------------------------------------------
 
 
-class Multiplied(Free):
+class Multiplied(Free, ABC):
     """A value times 1 + m/2^20, with m from the `law`."""
 
     @property
+    @abstractmethod
     def deviation(self) -> float:
         """Of the factor: sigma."""
-        raise NotImplementedError
 
     @cached_property
     def law(self) -> discrete.RoundedGaussian:
@@ -143,7 +144,7 @@ class GaussianDropout(Multiplied):
 
 
 @dataclass(frozen=True)
-class Rated(Free):
+class Rated(Free, ABC):
     """Something that happens to a row with a probability.
 
     rate: 0 to 1
@@ -171,8 +172,9 @@ class Rated(Free):
         """The codes, int64 (n,)."""
         return in_chunks(self._draw, 1, points, stream)
 
+    @abstractmethod
     def _draw(self, points: Ints, part: Stream) -> Ints:
-        raise NotImplementedError
+        """The codes, int64 (n,), of one chunk of points."""
 
     def describe(self) -> dict[str, Any]:
         return {"rate": self.rate}

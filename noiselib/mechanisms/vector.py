@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -54,7 +55,7 @@ def _sqrt_above(number: int) -> Fraction:
 
 
 @dataclass(frozen=True)
-class _Vector:
+class _Vector(ABC):
     """What both have in common; the points of `perturb` are int64 (n, dimension)."""
 
     name: ClassVar[str]
@@ -94,13 +95,14 @@ class _Vector:
         return noise
 
     @classmethod
+    @abstractmethod
     def _multiplier(cls, epsilon: float, delta: float | None) -> Fraction:
         """Scale over sensitivity."""
-        raise NotImplementedError
 
-    @cached_property
+    @property
+    @abstractmethod
     def law(self) -> RoundedGaussian | RoundedLaplace:
-        raise NotImplementedError
+        """Of one coordinate's noise."""
 
     @property
     def width(self) -> int:
@@ -135,8 +137,9 @@ class _Vector:
             codes[:, i] = component + self.law.sample(stream.use(f"component {i}", component))
         return codes
 
+    @abstractmethod
     def event(self) -> Event | None:
-        raise NotImplementedError
+        """What one release of the vector is charged; None where nothing is claimed."""
 
     def describe(self) -> dict[str, Any]:
         """step, scale and variance (of a component) in the column's unit; sensitivity too, rounding included."""

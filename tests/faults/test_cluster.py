@@ -171,9 +171,10 @@ def test_a_slow_task_and_its_speculative_copy(cluster, small, many_files, count:
     send(executor, signal.SIGCONT)
     assert written, run.text()
     assert run.wait() == 0, run.text()
-    assert copies_of_writers(small)
+    copies = copies_of_writers(small)
+    assert copies
     finished(small, many_files[1])  # no row twice: its ids are distinct, and as many as the manifest says
-    count(speculative_copies=len(copies_of_writers(small)), runs=1)
+    count(speculative_copies=len(copies), runs=1)
 
 
 def copies_of_writers(small: Small) -> list[int]:
