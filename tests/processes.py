@@ -16,12 +16,13 @@ from small_pipeline import Small
 
 @dataclass
 class Watched:
-    """A finished command. `peak`: the most memory, in bytes, that all its processes together held at one moment."""
+    """A finished command. `peak`: the most memory, in bytes, that all its processes held at one moment; `held`: by which."""
 
     code: int = -1
     out: str = ""
     err: str = ""
     peak: int = 0
+    held: dict[str, int] = field(default_factory=dict)
     commands: set[bytes] = field(default_factory=set)
     environments: set[bytes] = field(default_factory=set)
 
@@ -44,12 +45,15 @@ def watched(small: Small, environment: dict[str, str], *arguments: str, seconds:
 
 
 def _look(leader: int, seen: Watched) -> None:
-    resident = 0
+    held: dict[str, int] = {}
     for place in of_session(leader):
-        seen.commands.add(read(place / "cmdline"))
+        command = read(place / "cmdline")
+        seen.commands.add(command)
         seen.environments.add(read(place / "environ"))
-        resident += _proportional(place)
-    seen.peak = max(seen.peak, resident)
+        kind = " ".join(command.decode(errors="replace").split("\0")[:3])[-40:]
+        held[kind] = held.get(kind, 0) + _proportional(place)
+    if sum(held.values()) > seen.peak:
+        seen.peak, seen.held = sum(held.values()), held
 
 
 def _proportional(place: Path) -> int:

@@ -57,6 +57,10 @@ class Run:
     def budget(self) -> Budget | None:
         return budget_of(self.spec)
 
+    def newly_reserved(self, release: Release) -> bool:
+        """Whether it was this run that reserved the release."""
+        return self.reserved is not None and self.reserved.states.get(release.id) in (None, "abandoned")
+
     def open(self) -> list[Release]:
         """Releases that are not published yet."""
         return [release for release in self.releases if self.status.get(release.id) not in ("published", "unchanged")]
@@ -185,8 +189,8 @@ def perturb(run: Run, ledger: Ledger | None, spark: OpenSpark) -> None:
     todo = [release for release in run.open() if run.target.staged(release.id) is None]
     if todo:
         job = Job(run.plan, run.table, tuple(todo), run.spec.key)
+        session = _started(run, ledger, spark, todo)
         try:
-            session = spark()
             run.inspections = inspect(session, job)
             failpoint("after_inspect")
             run.say(f"perturb   {sum(i.rows for i in run.inspections.values())} rows of {len(todo)} releases")
@@ -194,7 +198,7 @@ def perturb(run: Run, ledger: Ledger | None, spark: OpenSpark) -> None:
         except Exception as error:
             found = cause(error, run.table, [release.partition for release in todo], run.target)
             if isinstance(found, InputError):
-                _give_back(run, ledger, todo)
+                _give_back(run, ledger, todo, "input")
             raise found from (error if found is error else None)
         failpoint("after_stage")
     for release in run.open():
@@ -204,14 +208,23 @@ def perturb(run: Run, ledger: Ledger | None, spark: OpenSpark) -> None:
     run.say(f"stage     {len(todo)} releases staged, {len(run.releases) - len(todo)} were there")
 
 
-def _give_back(run: Run, ledger: Ledger | None, releases: Sequence[Release]) -> None:
-    """The input is unusable and no noise has left staging: what this run reserved for it is freed."""
+def _started(run: Run, ledger: Ledger | None, spark: OpenSpark, todo: Sequence[Release]) -> SparkSession:
+    """Spark. Where it does not start, or has settings that are refused, what this run reserved is freed."""
+    try:
+        return spark()
+    except NoiselibError:
+        _give_back(run, ledger, [release for release in todo if run.newly_reserved(release)], "spark")
+        raise
+
+
+def _give_back(run: Run, ledger: Ledger | None, releases: Sequence[Release], reason: str) -> None:
+    """No noise has left staging: what is held for `releases` is freed."""
     for release in releases:
         run.target.discard(release.id)
         run.status[release.id] = "abandoned"
         known = ledger.release(release.id) if ledger is not None else None
         if ledger is not None and known and known.state in ("reserved", "staged") and not known.publish_began:
-            ledger.abandon(release.id, {"reason": "input"}, run.holder)
+            ledger.abandon(release.id, {"reason": reason}, run.holder)
 
 
 def check(run: Run, ledger: Ledger | None, spark: OpenSpark) -> None:
@@ -416,8 +429,7 @@ def _release_result(run: Run, release: Release) -> dict[str, Any]:
     status = run.status.get(release.id, "planned")
     if manifest is not None and status != "unchanged":
         status = "published"  # readers see it, though the run may have been interrupted before it said so
-    before = run.reserved.states.get(release.id) if run.reserved else "planned"
-    new = before in (None, "abandoned") and status != "abandoned"
+    new = run.newly_reserved(release) and status != "abandoned"
     entry = {
         "release_id": release.id,
         "partition": release.partition_text,

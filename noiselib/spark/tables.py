@@ -9,9 +9,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
+BATCH_ROWS, BATCH_BYTES = 4096, 16 << 20  # that Spark decodes at once, at most
 PARTITION_TYPES = {"int32": T.IntegerType(), "int64": T.LongType(), "string": T.StringType()}
 
 
@@ -25,6 +27,7 @@ def read_files(spark: SparkSession, schema: T.StructType, root: str, files: Sequ
     """The rows of `files`, which lie below `root`. A file is read as it is listed, no directory is looked into."""
     if not files:
         return spark.createDataFrame([], schema)
+    _bound_batches(spark, files)
     reader = spark.read.schema(schema)
     if files != [root]:
         reader = reader.option("basePath", _absolute(root))
@@ -37,6 +40,14 @@ def read_directory(spark: SparkSession, root: Path, partition_types: Sequence[tu
     if not files:
         raise FileNotFoundError(str(root))
     return read_files(spark, table_schema(spark, files[0], partition_types), str(root), files)
+
+
+def _bound_batches(spark: SparkSession, files: Sequence[str]) -> None:
+    """Spark decodes so many rows at once, however long they are: with values of 1 MB its default is gigabytes."""
+    footer = pq.read_metadata(max(map(_absolute, files), key=os.path.getsize))
+    size = sum(footer.row_group(number).total_byte_size for number in range(footer.num_row_groups))
+    rows = BATCH_BYTES * footer.num_rows // max(size, 1)
+    spark.conf.set("spark.sql.parquet.columnarReaderBatchSize", max(1, min(rows, BATCH_ROWS)))
 
 
 def _absolute(path: str) -> str:

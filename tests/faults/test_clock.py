@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,12 +14,7 @@ from noiselib.publish import Target
 
 pytestmark = [pytest.mark.faults, pytest.mark.long]
 FAKE = str(files("libfaketime") / "vendor/libfaketime/src/libfaketime.so.1")
-CLOCKS = {
-    "a day behind": {"FAKETIME": "-1d", "TZ": "UTC"},
-    "a day ahead": {"FAKETIME": "+1d", "TZ": "UTC"},
-    "summer time begins under the run": {"FAKETIME": "@2026-03-08 01:59:57", "TZ": "America/New_York"},
-    "summer time ends under the run": {"FAKETIME": "@2026-11-01 01:59:57", "TZ": "America/New_York"},
-}
+BEGINS, ENDS = datetime(2026, 3, 8, 7, tzinfo=UTC), datetime(2026, 11, 1, 6, tzinfo=UTC)  # of summer time in New York
 
 
 @pytest.fixture(scope="module")
@@ -32,16 +28,31 @@ def releases(small: Small) -> list[tuple[str, str]]:
     return [(m["release_id"], m["content_digest"]) for m in Target(small.spec["target"]["path"], 1).manifests()]
 
 
-@pytest.mark.parametrize("clock", CLOCKS.values(), ids=CLOCKS.keys())
-def test_another_clock_gives_the_same_release(undisturbed: Small, tmp_path: Path, clock: dict[str, str]) -> None:
-    """The whole command and its Python workers run under libfaketime."""
-    other = undisturbed.anew(tmp_path / "other")
+def same_release(undisturbed: Small, other: Small, offset: timedelta, zone: str) -> tuple[datetime, datetime]:
+    """Run under a clock `offset` from ours, the command and its Python workers alike: when it began and ended by that clock."""
     # Java waits by clocks that libfaketime shifts too, and would spin: of it, the time zone alone is another.
-    monotonic = {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1", "FAKETIME_SKIP_CMDS": "java"}
-    run = watched(other, {"LD_PRELOAD": FAKE} | monotonic | clock, "--master", "local[2]")
+    fake = {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1", "FAKETIME_SKIP_CMDS": "java"}
+    fake |= {"LD_PRELOAD": FAKE, "FAKETIME": f"{offset.total_seconds():+.0f}", "TZ": zone}
+    run = watched(other, fake, "--master", "local[2]")
     assert run.code == 0, run.err
     assert releases(other) == releases(undisturbed)
-    started = other.results()["started"]
-    assert started[:10] != undisturbed.results()["started"][:10]  # the clock was indeed another
-    again = other.noiselib("run", "--json")
+    began = datetime.fromisoformat(other.results()["started"])
+    ended = began + timedelta(seconds=other.results()["seconds"])
+    again = other.noiselib("run", "--json")  # by our clock
     assert (again.code, again.json["charge"]["epsilon"]) == (0, 0.0)
+    return began, ended
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_clock_a_day_off_gives_the_same_release(undisturbed: Small, tmp_path: Path, days: int) -> None:
+    began, _ = same_release(undisturbed, undisturbed.anew(tmp_path / "other"), timedelta(days=days), "UTC")
+    assert abs(began - datetime.now(UTC) - timedelta(days=days)) < timedelta(hours=1)
+
+
+@pytest.mark.parametrize("change", [BEGINS, ENDS], ids=["begins", "ends"])
+def test_a_change_of_summer_time_under_the_run_gives_the_same_release(
+    undisturbed: Small, tmp_path: Path, change: datetime
+) -> None:
+    offset = change - timedelta(seconds=8) - datetime.now(UTC)
+    began, ended = same_release(undisturbed, undisturbed.anew(tmp_path / "other"), offset, "America/New_York")
+    assert began < change < ended

@@ -35,7 +35,8 @@ def runs_within_bounds(small: Small, rows: int, capsys: pytest.CaptureFixture[st
     assert small.results()["rows_in"] == rows
     with capsys.disabled():
         print(
-            f"\npeak {run.peak / 1e6:.0f} MB of all processes; bound {BOUND / 1e6:.0f} MB; {small.results()['seconds']} s"
+            f"\npeak {run.peak / 1e6:.0f} MB of all processes; bound {BOUND / 1e6:.0f} MB; {small.results()['seconds']} s; "
+            + ", ".join(f"{size / 1e6:.0f} MB {kind}" for kind, size in run.held.items())
         )
     assert run.peak < BOUND
 
