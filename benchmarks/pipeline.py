@@ -27,8 +27,8 @@ from pyspark.sql import functions as F
 from noiselib.key import create_key_file
 from noiselib.ledger import Ledger
 from noiselib.publish import Target
-from noiselib.spark import path
 from noiselib.spark.perturb import Job, inspect
+from noiselib.spark.run import prepare
 from noiselib.spark.session import open_session
 from noiselib.spark.stage import stage
 
@@ -87,7 +87,7 @@ def identity(kind: str) -> Callable[..., Any]:
 
 
 def contenders(spark: SparkSession, home: Path) -> dict[str, Callable[[], None]]:
-    run = path.prepare(write_spec(home), [], lambda line: None)
+    run = prepare(write_spec(home), [], lambda line: None)
     job = Job(run.plan, run.table, run.releases, run.spec.key)
     target = Target(str(home / "staged"), 0)
     found = inspect(spark, job)

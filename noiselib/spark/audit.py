@@ -26,8 +26,10 @@ from noiselib.errors import SpecError
 from noiselib.key import create_key_file
 from noiselib.ledger import Ledger
 from noiselib.plan import Plan
-from noiselib.spark import path
 from noiselib.spark.audit_values import Ends, outputs, worst_ends
+from noiselib.spark.path import walk
+from noiselib.spark.run import Say, load_plan, prepare
+from noiselib.spark.steps import OpenSpark
 from noiselib.yaml_text import read_yaml
 
 Ints = NDArray[np.int64]
@@ -125,7 +127,7 @@ class Layout:
 
 
 def audit_pipeline(
-    spec_file: Path, spark: path.OpenSpark, rows: int, say: path.Say, confidence: float = CONFIDENCE
+    spec_file: Path, spark: OpenSpark, rows: int, say: Say, confidence: float = CONFIDENCE
 ) -> list[Finding]:
     """Attack every noised column, the worst pair of them and the record, of a release of the pipeline's own making.
 
@@ -133,14 +135,14 @@ def audit_pipeline(
     Raises SpecError for a pipeline without a guarantee, or one whose published rows cannot be told apart; ChecksFailed if
     the release's own checks stop it.
     """
-    spec, plan, _ = path.load_plan(spec_file)
+    spec, plan, _ = load_plan(spec_file)
     if spec.privacy is None:
         raise SpecError(f"pipeline {spec.pipeline}: purpose {spec.purpose} makes no privacy claim, nothing to audit")
     with tempfile.TemporaryDirectory(prefix="noiselib-audit-") as home:
         layout = Layout(plan, rows)
         ends = write_source(layout, Path(home))
-        run = path.prepare(write_spec(spec_file, Path(home)), [], say)
-        path.walk(run, spark)
+        run = prepare(write_spec(spec_file, Path(home)), [], say)
+        walk(run, spark)
         published = ds.dataset(run.target.path, partitioning="hive").to_table()
         return attack_table(read_table(layout, run.plan, published, ends), confidence)
 

@@ -16,8 +16,8 @@ from noiselib.release import Release
 from noiselib.snapshot import NULL_PARTITION, verify_unchanged
 from noiselib.spark.causes import cause
 from noiselib.spark.keys import quoted
-from noiselib.spark.path import Run
 from noiselib.spark.perturb import Job, noised_rows, published_columns
+from noiselib.spark.run import Run
 from noiselib.spark.tables import data_files, read_files, table_schema
 
 SHOWN = 20

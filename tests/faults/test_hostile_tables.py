@@ -26,7 +26,7 @@ from noiselib.key import load_key
 from noiselib.noise.stream import Stream, encode_bigint, row_tags
 from noiselib.release import ReleaseKeys, law_text
 from noiselib.snapshot import read_metadata
-from noiselib.spark import path
+from noiselib.spark.run import prepare
 
 pytestmark = pytest.mark.faults
 ROWS, FOOTERS = 4000, 2000  # cases
@@ -160,7 +160,7 @@ def point(name: str, value: Any, step: Fraction) -> int | None:
 def expected(hostile: tuple[Small, pa.Table], name: str) -> list[Any]:
     """The published values of a noised column, from the policy in plain Python and the noise that the key says."""
     small, table = hostile
-    run = path.prepare(small.spec_file, [], lambda _: None)
+    run = prepare(small.spec_file, [], lambda _: None)
     plan, keys = run.plan.column(name), ReleaseKeys(load_key(small.spec["key"]), run.releases[0].id)
     step = plan.lattice.step if plan.lattice else Fraction(1)
     points = [point(name, value, step) for value in table[name].to_pylist()]

@@ -21,6 +21,7 @@ from small_pipeline import SMALL_SCHEMA, Small, make_small, small_rows
 
 from noiselib.spark import path, perturb, stage
 from noiselib.spark.kernel import Noise
+from noiselib.spark.run import prepare
 
 pytestmark = pytest.mark.faults
 Patch = pytest.MonkeyPatch
@@ -235,9 +236,9 @@ def test_a_changed_value_under_an_old_release_key_reveals_nothing(
         )
     small = counts(tmp_path / "one", two_tables[0])
     other = restated(small, tmp_path / "two", two_tables[1])
-    identity = path.prepare(small.spec_file, [], lambda _: None).releases[0].snapshot
+    identity = prepare(small.spec_file, [], lambda _: None).releases[0].snapshot
     for pipeline in (small, other):
-        path.walk(path.prepare(pipeline.spec_file, [], lambda _: None, identity), lambda: spark)
+        path.walk(prepare(pipeline.spec_file, [], lambda _: None, identity), lambda: spark)
     difference = published_counts(other) - published_counts(small)
     if bound:
         assert as_if_fresh(difference) > FALSE_ALARM

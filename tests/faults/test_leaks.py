@@ -20,9 +20,9 @@ from small_pipeline import Small, make_small
 from noiselib.errors import SpecError
 from noiselib.key import load_key
 from noiselib.release import PipelineKeys, ReleaseKeys, law_text
-from noiselib.spark import path
 from noiselib.spark.leaks import refuse_leaks, session_settings
 from noiselib.spark.perturb import Job, noised_rows, published_columns
+from noiselib.spark.run import prepare
 
 pytestmark = pytest.mark.faults
 NAME, AMOUNT = "canary name 5512", 13.37251937  # values that no release may show
@@ -57,7 +57,7 @@ class Secrets:
 
 def secrets(small: Small) -> Secrets:
     """The pipeline's master key and all that is derived from it."""
-    run, key = path.prepare(small.spec_file, [], lambda _: None), load_key(small.spec["key"])
+    run, key = prepare(small.spec_file, [], lambda _: None), load_key(small.spec["key"])
     found = {"master key": key.secret}
     for release in run.releases:
         keys = ReleaseKeys(key, release.id)
@@ -206,7 +206,7 @@ def test_a_traceback_with_locals_would_show_the_key(tmp_path: Path) -> None:
 
 def test_no_plan_holds_a_key_or_a_raw_value(tmp_path: Path, spark: SparkSession) -> None:
     small = canaries(tmp_path)
-    run, hidden = path.prepare(small.spec_file, [], lambda _: None), secrets(small)
+    run, hidden = prepare(small.spec_file, [], lambda _: None), secrets(small)
     job = Job(run.plan, run.table, run.releases, run.spec.key)
     frame = noised_rows(spark, job).select(*published_columns(job))
     plans = frame._jdf.queryExecution().toString() + frame._jdf.queryExecution().debug().toString()  # type: ignore[operator]

@@ -21,7 +21,7 @@ from noiselib.ledger import Holder, Ledger, database
 from noiselib.publish import Target
 from noiselib.release import budget_of
 from noiselib.release import request as asked
-from noiselib.spark import path
+from noiselib.spark.run import prepare
 
 
 def noiselib(*arguments: str) -> Answer:
@@ -135,7 +135,7 @@ def broken(fault: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 @contextlib.contextmanager
 def working(small: Small) -> Iterator[Holder]:
     """Another process that holds all releases of the small pipeline, as a run does, until the block ends."""
-    run = path.prepare(small.spec_file, [], lambda _: None)
+    run = prepare(small.spec_file, [], lambda _: None)
     ours, theirs = fork.Pipe()
 
     def hold() -> None:
@@ -252,7 +252,7 @@ def test_a_release_at_work_is_not_taken_from_under_it(small: Small, reserved):
 
 
 def test_a_holder_elsewhere_keeps_its_release_while_its_lease_lasts(small: Small, reserved):
-    run = path.prepare(small.spec_file, [{"day": "1"}], lambda _: None)
+    run = prepare(small.spec_file, [{"day": "1"}], lambda _: None)
     with small.ledger() as ledger:
         ledger.reserve(budget_of(run.spec), [asked(run.plan, run.releases[0])], ELSEWHERE)
     answer = abandon(small, reserved)

@@ -100,16 +100,16 @@ def test_what_cannot_be_audited_is_said(small: Small, spark: object) -> None:
 
 def test_the_pipelines_of_the_demo_can_be_laid_out(tmp_path: Path) -> None:
     """Their tables of worst cases, one by a kept column and one by partitions; the runs are in docs/guarantees.md."""
-    from noiselib.spark import path
     from noiselib.spark.audit import Layout, write_source, write_spec
+    from noiselib.spark.run import load_plan, prepare
 
     for name, columns, numbered in [("flights_private", 5, "year"), ("aircraft_monthly_private", 4, None)]:
         file = Path(f"conf/pipelines/{name}.yaml")
-        _, plan, _ = path.load_plan(file)
+        _, plan, _ = load_plan(file)
         layout, home = Layout(plan, 240), tmp_path / name
         home.mkdir()
         assert len(write_source(layout, home)) == columns
         assert layout.numbered == numbered
-        run = path.prepare(write_spec(file, home), [], lambda _: None)
+        run = prepare(write_spec(file, home), [], lambda _: None)
         assert sum(run.table.rows(partition) for partition in run.table.partitions) == 240
         assert json.dumps([column.name for column in run.plan.noised]) == json.dumps([c.name for c in plan.noised])

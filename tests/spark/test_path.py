@@ -86,9 +86,10 @@ def test_changed_checks_are_run_before_publishing(small: Small, spark: object) -
 
 def test_a_release_that_another_process_works_on_is_left_alone(small: Small, spark: object) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from noiselib.spark import path\n"
-        "run = path.prepare(Path(sys.argv[1]), [{'day': '1'}], lambda line: None)\n"
-        "with path.reserved(run):\n    print('holding', flush=True); time.sleep(60)\n"
+        "import sys, time; from pathlib import Path; from noiselib.spark.reserve import reserved\n"
+        "from noiselib.spark.run import prepare\n"
+        "run = prepare(Path(sys.argv[1]), [{'day': '1'}], lambda line: None)\n"
+        "with reserved(run):\n    print('holding', flush=True); time.sleep(60)\n"
     )
     other = subprocess.Popen([sys.executable, "-c", script, str(small.spec_file)], stdout=subprocess.PIPE, text=True)
     try:

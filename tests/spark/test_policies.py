@@ -24,7 +24,7 @@ from small_pipeline import Small, make_small
 from noiselib.key import create_key_file, load_key
 from noiselib.noise import discrete
 from noiselib.release import law_text, memo_text
-from noiselib.spark import path
+from noiselib.spark.run import Run, prepare
 
 ROWS = 48
 NAN, INF = float("nan"), float("inf")
@@ -188,8 +188,8 @@ def treatment(name: str) -> dict[str, Any]:
     return {"keep": "public"} if name.startswith("k_") else {"pseudonymize": True}
 
 
-def prepared(small: Small) -> path.Run:
-    return path.prepare(small.spec_file, [], lambda _: None)
+def prepared(small: Small) -> Run:
+    return prepare(small.spec_file, [], lambda _: None)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from small_pipeline import COLORS, Small, make_small
 
 from noiselib.key import load_key
 from noiselib.spark import path
+from noiselib.spark.run import prepare
 
 DAYS, ROWS = (1, 2), 60
 CANARY = "canary name 5512"
@@ -92,7 +93,7 @@ def settings(spark: SparkSession, changes: dict[str, str]) -> Iterator[None]:
 
 def compute(small: Small, spark: SparkSession, *wanted: dict[str, str], snapshot: str | None = None) -> None:
     """The whole path with the session as it is, and with the identity of the snapshot held if one is given."""
-    path.walk(path.prepare(small.spec_file, wanted, lambda _: None, snapshot), lambda: spark)
+    path.walk(prepare(small.spec_file, wanted, lambda _: None, snapshot), lambda: spark)
 
 
 SETTINGS = {
@@ -125,7 +126,7 @@ def test_a_source_in_other_files_and_another_order_changes_no_bit(
     pure: Small, tmp_path: Path, spark: SparkSession, files: int
 ) -> None:
     """The files' bytes are in the snapshot's fingerprint, so its identity is held to what it was."""
-    [run_release] = path.prepare(pure.spec_file, [{"day": "1"}], lambda _: None).releases
+    [run_release] = prepare(pure.spec_file, [{"day": "1"}], lambda _: None).releases
     other = pure.anew(tmp_path / "other")
     place = other.home / "source" / "day=1"
     (place / "part-0.parquet").unlink()

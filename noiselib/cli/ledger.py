@@ -1,0 +1,67 @@
+"""noiselib ledger: the account that pays."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from noiselib.cli.names import ledger_url, spec_file
+from noiselib.errors import LedgerError, SpecError
+
+if TYPE_CHECKING:
+    from noiselib.ledger import Ledger
+
+
+def ledger(arguments: argparse.Namespace) -> int:
+    from noiselib.ledger import Ledger
+    from noiselib.report import ledger_text
+
+    url = ledger_url(arguments.ledger)
+    if arguments.action == "init":
+        with Ledger.create(url) as ledger:
+            print(f"ledger {url}: {'created' if ledger.created else 'is there already, unchanged'}")
+        return 0
+    if arguments.action == "migrate":
+        before, after = Ledger.migrate(url)
+        print(f"ledger {url}: {'is of' if before == after else f'migrated from version {before} to'} version {after}")
+        return 0
+    with Ledger.open(url) as ledger:
+        if arguments.action == "abandon":
+            _abandon(ledger, arguments)
+            return 0
+        if arguments.action == "verify":
+            verified = ledger_text.verified(ledger, arguments.head)
+            print(json.dumps(verified) if arguments.json else ledger_text.verified_text(verified))
+            return 0 if verified["success"] else 1
+        data = ledger_text.show(ledger) if arguments.action == "show" else ledger_text.history(ledger, arguments.budget)
+        print(json.dumps(data) if arguments.json else ledger_text.table(data))
+    return 0
+
+
+def _abandon(ledger: Ledger, arguments: argparse.Namespace) -> None:
+    """Give up a release that no reader could have seen: its noised rows are removed first, then its charge is given back."""
+    from noiselib.ledger import Holder
+    from noiselib.publish import Target
+    from noiselib.spec import load_spec
+
+    if not arguments.release or "://" in arguments.ledger:
+        raise SpecError(
+            "ledger abandon: expected the pipeline and --release ID: noiselib ledger abandon PIPELINE --release ID"
+        )
+    spec, _ = load_spec(spec_file(arguments.ledger))
+    release_id = _one_release(ledger, arguments.release)
+    target = Target(spec.target.path, len(spec.source.partition_by))
+    if target.manifest(release_id) is not None:
+        raise LedgerError(f"release {release_id[:12]} is published: its charge is never given back")
+    holder = Holder.current()
+    ledger.hold(release_id, holder)  # from here on nobody stages it anew
+    target.forget(release_id)
+    ledger.abandon(release_id, holder=holder)
+
+
+def _one_release(ledger: Ledger, prefix: str) -> str:
+    found = ledger.find(prefix)
+    if len(found) != 1:
+        raise LedgerError(f"release {prefix}: {len(found)} in the ledger begin so; expected one")
+    return found[0].release_id

@@ -1,0 +1,167 @@
+"""The arguments of every command. Nothing imported here needs Spark: what does, imports it when it runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from noiselib.cli import ledger as ledger_command
+from noiselib.cli import path, published, tools
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="noiselib", description="Calibrated noise for partitioned feature tables.")
+    parser.set_defaults(directory=Path())
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    steps = {
+        "run": "the whole path; resumes where an earlier run stopped",
+        "reserve": "reserve the charge of the releases, and no more",
+        "perturb": "reserve, draw the noise and stage",
+        "check": "check what is staged",
+        "publish": "publish what is checked, and commit its charge",
+        "verify": "derive every published value again and compare",
+    }
+    for name, text in steps.items():
+        step = commands.add_parser(name, help=text, description=text)
+        _add_selection(step)
+        _add_spark(step)
+        if name == "verify":
+            step.add_argument(
+                "--key",
+                metavar="REF",
+                help="the key of releases made before the spec's was replaced: file:PATH or env:NAME",
+            )
+            step.set_defaults(command=published.verify)
+        else:
+            step.add_argument(
+                "--results", type=Path, default=Path("run_results.json"), help="where run results are written"
+            )
+            step.add_argument(
+                "--take-over",
+                action="store_true",
+                help="take the releases from a run that still holds them; it can write nothing to the ledger afterwards",
+            )
+            step.set_defaults(command=path.walk, step=name)
+    estimate = commands.add_parser(
+        "estimate", help="what a published release says about its data, with standard errors"
+    )
+    estimate.add_argument(
+        "release", metavar="RELEASE", help="a release's id, a pipeline, or the path of a published table"
+    )
+    estimate.add_argument(
+        "--column", action="append", default=[], metavar="NAME", help="only this column; may be repeated"
+    )
+    estimate.add_argument("--confidence", type=float, default=0.95, help="of the intervals (default: 0.95)")
+    estimate.add_argument(
+        "--bins", type=int, default=0, help="histograms and quantiles of that many bins, where theory gives them"
+    )
+    estimate.add_argument(
+        "--option",
+        choices=["raw", "simplex", "clip", "em", "ems"],
+        default="raw",
+        help="raw is unbiased (the default); the others are proper distributions, and biased",
+    )
+    _add_spark(estimate)
+    _add_directory(estimate)
+    estimate.set_defaults(command=published.estimate)
+    plan = commands.add_parser("plan", help="what a run would do and cost; reads no rows, spends nothing")
+    _add_selection(plan)
+    _add_accountant(plan)
+    plan.set_defaults(command=tools.plan)
+    _add_tools(commands)
+    return parser
+
+
+def _add_spark(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--master", help="Spark master, where not run by spark-submit (default: local[*])")
+    parser.add_argument("--spark-conf", type=Path, help="Spark settings, in the form of spark-defaults.conf")
+
+
+def _add_directory(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--directory", type=Path, default=Path(), metavar="DIR", help="work in this directory, as make -C"
+    )
+    parser.add_argument("--json", action="store_true", help="the answer as JSON on stdout")
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pipeline", metavar="PIPELINE", help="a spec's path, or its name in conf/pipelines")
+    parser.add_argument(
+        "--partition", action="append", default=[], metavar="K=V", help="only this partition; may be repeated"
+    )
+    _add_directory(parser)
+
+
+def _add_accountant(command: argparse.ArgumentParser) -> None:
+    text = "whose figure to give (default: pld, by which budgets are paid)"
+    command.add_argument("--accountant", choices=["pld", "rdp", "zcdp"], default="pld", help=text)
+
+
+def _add_tools(commands: Any) -> None:
+    calibrate = commands.add_parser("calibrate", help="the noise that a guarantee asks for")
+    calibrate.add_argument("mechanism")
+    calibrate.add_argument("--epsilon", type=float, required=True)
+    calibrate.add_argument("--delta", type=float)
+    calibrate.add_argument(
+        "--sensitivity", type=float, help="the most by which a value can change, or its bounds' width"
+    )
+    calibrate.add_argument("--categories", type=int, help="how many categories there are, of a categorical mechanism")
+    calibrate.add_argument(
+        "--granularity", type=float, help="the lattice's step (default: fine against the scale, or 1)"
+    )
+    _add_accountant(calibrate)
+    calibrate.add_argument("--json", action="store_true")
+    calibrate.set_defaults(command=tools.calibrate)
+    _add_audit(commands)
+    ledger = commands.add_parser("ledger", help="the account that pays")
+    ledger.add_argument("action", choices=["init", "show", "history", "abandon", "verify", "migrate"])
+    ledger.add_argument("ledger", metavar="LEDGER", help="a URL, or the pipeline whose ledger it is")
+    ledger.add_argument("--budget")
+    ledger.add_argument("--release", metavar="ID", help="the beginning of a release's id")
+    ledger.add_argument("--head", metavar="HASH", help="verify: a head noted earlier, which must still be in the chain")
+    ledger.add_argument("--json", action="store_true")
+    ledger.set_defaults(command=ledger_command.ledger)
+    schema = commands.add_parser("schema", help="the JSON Schema of the spec, for editors")
+    schema.set_defaults(command=tools.schema)
+    keygen = commands.add_parser("keygen", help="write a new noise key, mode 0600")
+    keygen.add_argument("file", type=Path)
+    keygen.set_defaults(command=tools.keygen)
+    gc = commands.add_parser("gc", help="remove staging and quarantine of a pipeline")
+    gc.add_argument("pipeline")
+    gc.set_defaults(command=tools.gc)
+
+
+def _add_audit(commands: Any) -> None:
+    audit = commands.add_parser("audit", help="attack a mechanism or a pipeline: a lower bound on its epsilon")
+    audit.add_argument("of", metavar="MECHANISM|PIPELINE")
+    numbers = {
+        "epsilon": "what the mechanism claims",
+        "delta": "the same, of Gaussian laws",
+        "sensitivity": "the most by which a value can change, or its bounds' width; of places in metres, "
+        "of vectors twice the norm they are clipped to",
+        "granularity": "the lattice's step (default: fine against the scale, or 1)",
+        "f": "of rappor: the permanent noise",
+        "p": "of rappor: how likely a report's bit is 1 where the permanent one is 0",
+        "q": "of rappor: how likely it is where that is 1",
+    }
+    for name, text in numbers.items():
+        audit.add_argument(f"--{name}", type=float, help=text)
+    for name, text in {
+        "categories": "how many there are",
+        "dimension": "of vectors",
+        "bits": "of rappor's filters",
+    }.items():
+        audit.add_argument(f"--{name}", type=int, help=text)
+    for name in ("hashes", "cohorts"):
+        audit.add_argument(f"--{name}", type=int, default=1, help="of rappor (default: 1)")
+    audit.add_argument("--draws", type=int, default=1_000_000, help="of either neighbour (default: 1000000)")
+    audit.add_argument(
+        "--rows", type=int, default=200_000, help="of the table that a pipeline is given (default: 200000)"
+    )
+    audit.add_argument(
+        "--confidence", type=float, default=1 - 1e-9, help="of a bound that refutes a claim (default: 1 - 1e-9)"
+    )
+    _add_spark(audit)
+    _add_directory(audit)
+    audit.set_defaults(command=tools.audit)

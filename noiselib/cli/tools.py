@@ -1,0 +1,85 @@
+"""The commands beside the path: plan, calibrate, audit, schema, keygen, gc."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from contextlib import nullcontext
+
+from noiselib.cli.log import progress
+from noiselib.cli.names import partitions, spec_file
+from noiselib.cli.spark import open_spark
+from noiselib.errors import ReleaseHeld
+from noiselib.key import create_key_file
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    from noiselib.report.plan_text import plan_data, plan_text
+
+    data = plan_data(spec_file(arguments.pipeline), partitions(arguments.partition), arguments.accountant)
+    print(json.dumps(data) if arguments.json else plan_text(data))
+    return 0
+
+
+def calibrate(arguments: argparse.Namespace) -> int:
+    from noiselib.report.calibration import calibrate
+
+    given = arguments
+    asked = (given.mechanism, given.epsilon, given.delta, given.sensitivity, given.granularity, given.categories)
+    answer = calibrate(*asked, given.accountant)
+    print(json.dumps(answer) if arguments.json else "\n".join(f"{name:12} {value}" for name, value in answer.items()))
+    return 0
+
+
+def audit(arguments: argparse.Namespace) -> int:
+    """Attacks on a mechanism, or on a pipeline through the whole path; 1 if one exceeds what is claimed."""
+    from noiselib.report import audits
+
+    of = arguments.of
+    if of in audits.NAMES:
+        named = {name: getattr(arguments, name) for name in audits.PARAMETERS}
+        findings = audits.audit(audits.Asked(of, **named), arguments.draws, arguments.confidence)
+    else:
+        audits.check_confidence(arguments.confidence)
+        began, file = time.monotonic(), spec_file(of)
+        from noiselib.spark.audit import audit_pipeline
+
+        spark = lambda: open_spark(arguments, "audit")  # noqa: E731
+        findings = audit_pipeline(file, spark, arguments.rows, progress(began), arguments.confidence)
+    answer = audits.audit_data(of, findings)
+    print(json.dumps(answer) if arguments.json else audits.audit_text(of, findings))
+    return 0 if answer["success"] else 1
+
+
+def schema(arguments: argparse.Namespace) -> int:
+    from noiselib.spec import PipelineSpec
+
+    print(json.dumps(PipelineSpec.model_json_schema(), indent=2))
+    return 0
+
+
+def keygen(arguments: argparse.Namespace) -> int:
+    print(f"{arguments.file}: key {create_key_file(arguments.file).id}")
+    return 0
+
+
+def gc(arguments: argparse.Namespace) -> int:
+    from noiselib.ledger import Ledger
+    from noiselib.publish import Target
+    from noiselib.spec import load_spec
+
+    spec, _ = load_spec(spec_file(arguments.pipeline))
+    if spec.ledger is not None:
+        with Ledger.open(spec.ledger) as ledger:
+            for release in ledger.releases(spec.pipeline):
+                if release.holder is not None and not release.holder.dead():
+                    raise ReleaseHeld(
+                        f"release {release.release_id[:12]} of {spec.pipeline} is being made by process {release.holder.pid} on "
+                        f"{release.holder.host}: nothing is removed while it runs"
+                    )
+    target = Target(spec.target.path, len(spec.source.partition_by))
+    with target.held() if spec.ledger is None else nullcontext():
+        for removed in target.collect():
+            print(removed)
+    return 0

@@ -1,0 +1,93 @@
+"""A run before it starts: plan, snapshot and key give the releases that it is to make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from noiselib.errors import NoiselibError
+from noiselib.key import load_key
+from noiselib.ledger import Budget, Holder, ReserveResult
+from noiselib.plan import Plan, make_plan
+from noiselib.publish import Target
+from noiselib.release import Release, budget_of, make_release, snapshot_identity
+from noiselib.snapshot import TableMetadata, choose_partitions, fingerprint, read_metadata
+from noiselib.spark.perturb import Inspection
+from noiselib.spec import PipelineSpec, load_spec
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Run:
+    """One pipeline's releases on their way. `status` per release id: what became of it in this process."""
+
+    spec_file: Path
+    spec: PipelineSpec
+    plan: Plan
+    table: TableMetadata
+    target: Target
+    releases: tuple[Release, ...]
+    say: Say
+    reserved: ReserveResult | None = None
+    status: dict[str, str] = field(default_factory=dict)
+    inspections: dict[str, Inspection] = field(default_factory=dict)
+    holder: Holder = field(default_factory=Holder.current)
+    take_over: bool = False  # releases from another run that still holds them
+
+    @property
+    def budget(self) -> Budget | None:
+        return budget_of(self.spec)
+
+    def newly_reserved(self, release: Release) -> bool:
+        """Whether it was this run that reserved the release."""
+        return self.reserved is not None and self.reserved.states.get(release.id) in (None, "abandoned")
+
+    def open(self) -> list[Release]:
+        """Releases that are not published yet."""
+        return [release for release in self.releases if self.status.get(release.id) not in ("published", "unchanged")]
+
+
+def load_plan(spec_file: Path) -> tuple[PipelineSpec, Plan, TableMetadata]:
+    """Spec, metadata and plan: reads no row, needs no Spark."""
+    spec, positions = load_spec(spec_file)
+    table = read_metadata(spec.source.path, spec.source.partition_by)
+    return spec, make_plan(spec, table, positions), table
+
+
+def prepare(
+    spec_file: Path,
+    wanted: Sequence[dict[str, str]],
+    say: Say,
+    snapshot: str | None = None,
+    key_reference: str | None = None,
+) -> Run:
+    """Everything known before the first row is read as rows: plan, snapshot, key id, release ids.
+
+    `snapshot` holds the snapshot's identity to one taken elsewhere: for tests of equality only. `key_reference` leads to
+    another key than the spec's: that of releases made before the key was replaced.
+    """
+    spec, plan, table = load_plan(spec_file)
+    spec = spec.model_copy(update={"key": key_reference or spec.key})
+    key = load_key(spec.key)
+    releases = []
+    for partition in choose_partitions(table, wanted):
+        identity = snapshot or snapshot_identity(key, fingerprint(table, partition))
+        releases.append(make_release(plan, partition, identity, key.id, table.rows(partition)))
+    target = Target(spec.target.path, len(spec.source.partition_by))
+    _check_target(target, spec)
+    say(f"plan      {spec.pipeline}: {len(releases)} releases, {len(plan.noised)} noised columns")
+    return Run(spec_file, spec, plan, table, target, tuple(releases), say)
+
+
+def _check_target(target: Target, spec: PipelineSpec) -> None:
+    """A target that is not this pipeline's own fails here, before anything is spent. Raises NoiselibError."""
+    for manifest in target.manifests():
+        # a part without a name belongs to the value before it, which holds a slash
+        names = [part.partition("=")[0] for part in manifest["partition"].split("/") if "=" in part]
+        if manifest["pipeline"] != spec.pipeline or names != spec.source.partition_by:
+            raise NoiselibError(
+                f"target {target.path}: holds a release of pipeline {manifest['pipeline']}, partitioned by {names}; "
+                f"expected a target of its own for {spec.pipeline}, partitioned by {spec.source.partition_by}"
+            )

@@ -1,0 +1,168 @@
+"""The steps between reserving and the end: perturb (and stage), check, publish (and commit the charge).
+
+Each finds what is left to do on disk and in the ledger, so a step that was interrupted is simply taken again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from noiselib.errors import ChecksFailed, InputError, NoiselibError
+from noiselib.failpoint import failpoint
+from noiselib.ledger import Ledger
+from noiselib.plan import digest
+from noiselib.release import Release
+from noiselib.spark.causes import cause
+from noiselib.spark.manifest import make_manifest
+from noiselib.spark.perturb import Job, inspect
+from noiselib.spark.reserve import ledger_state
+from noiselib.spark.run import Run
+from noiselib.spark.stage import stage
+
+OpenSpark = Callable[[], SparkSession]
+
+
+def perturb(run: Run, ledger: Ledger | None, spark: OpenSpark) -> None:
+    """Draw the noise of every release that is not staged yet, in one Spark job, and stage them."""
+    todo = [release for release in run.open() if run.target.staged(release.id) is None]
+    if todo:
+        job = Job(run.plan, run.table, tuple(todo), run.spec.key)
+        session = _started(run, ledger, spark, todo)
+        try:
+            run.inspections = inspect(session, job)
+            failpoint("after_inspect")
+            run.say(f"perturb   {sum(i.rows for i in run.inspections.values())} rows of {len(todo)} releases")
+            stage(session, job, run.target, run.inspections)
+        except Exception as error:
+            found = cause(error, run.table, [release.partition for release in todo], run.target)
+            if isinstance(found, InputError):
+                _give_back(run, ledger, todo, "input")
+            raise found from (error if found is error else None)
+        failpoint("after_stage")
+    for release in run.open():
+        if ledger is not None and ledger_state(ledger, release) != "published":
+            ledger.advance(release.id, "staged", holder=run.holder)
+        run.status[release.id] = "staged"
+    run.say(f"stage     {len(todo)} releases staged, {len(run.releases) - len(todo)} were there")
+
+
+def _started(run: Run, ledger: Ledger | None, spark: OpenSpark, todo: Sequence[Release]) -> SparkSession:
+    """Spark. Where it does not start, or has settings that are refused, what this run reserved is freed."""
+    try:
+        return spark()
+    except NoiselibError:
+        _give_back(run, ledger, [release for release in todo if run.newly_reserved(release)], "spark")
+        raise
+
+
+def _give_back(run: Run, ledger: Ledger | None, releases: Sequence[Release], reason: str) -> None:
+    """No noise has left staging: what is held for `releases` is freed."""
+    for release in releases:
+        run.target.discard(release.id)
+        run.status[release.id] = "abandoned"
+        known = ledger.release(release.id) if ledger is not None else None
+        if ledger is not None and known and known.state in ("reserved", "staged") and not known.publish_began:
+            ledger.abandon(release.id, {"reason": reason}, run.holder)
+
+
+def check(run: Run, ledger: Ledger | None, spark: OpenSpark) -> None:
+    """Check every staged release that has not passed yet. A failed one is quarantined, and nothing of this run is published."""
+    failed = []
+    for release in run.open():
+        must_be_staged(run, release)
+        if _passed(run, release):
+            run.status[release.id] = "checked"
+            continue
+        result = {**_check_release(run, release, spark), **_checked(run, release)}
+        for verdict in result["checks"]:
+            if not verdict["success"]:
+                what = f"{verdict['check']}{' of ' + verdict['column'] if verdict['column'] else ''}"
+                run.say(f"check     {verdict['severity']}: {release.partition_text} {what} failed")
+        if result["success"]:
+            run.target.record_checks(release.id, result)
+            run.status[release.id] = "checked"
+        else:
+            failed.append((release, result))
+    for release, result in failed:
+        _quarantine(run, ledger, release, result)
+    if failed:
+        named = [f"{r.partition_text or r.pipeline}: {', '.join(_failures(result))}" for r, result in failed]
+        raise ChecksFailed("checks failed, nothing is published:\n" + "\n".join(named))
+    failpoint("after_check")
+    run.say(f"check     {len(run.releases)} releases passed")
+
+
+def _check_release(run: Run, release: Release, spark: OpenSpark) -> dict[str, Any]:
+    from noiselib.spark.checks import check_release  # Great Expectations takes seconds to import: only where it is used
+
+    return check_release(spark(), run.plan, release, run.target)
+
+
+def _checked(run: Run, release: Release) -> dict[str, Any]:
+    """What a verdict is about: the checks, and the files as they are staged."""
+    return {"suite": _suite(run), "files": run.target.files(release.id)}
+
+
+def _passed(run: Run, release: Release) -> bool:
+    """Whether the release, as it is staged, passed the checks as they are in the spec."""
+    result = run.target.checks(release.id) or {}
+    return all(result.get(name) == value for name, value in {"success": True, **_checked(run, release)}.items())
+
+
+def _suite(run: Run) -> str:
+    """Which checks a verdict is about: the spec's own may change without a new release, and must then run again."""
+    return digest([check.model_dump() for check in run.spec.checks])
+
+
+def _failures(result: dict[str, Any]) -> list[str]:
+    wrong = [v for v in result["checks"] if not v["success"] and v["severity"] == "error"]
+    return [f"{v['check']}{' of ' + v['column'] if v['column'] else ''}" for v in wrong] or ["no check ran"]
+
+
+def _quarantine(run: Run, ledger: Ledger | None, release: Release, result: dict[str, Any]) -> None:
+    if run.target.staging(release.id).exists():
+        run.target.record_checks(release.id, result)
+        run.target.quarantine(release.id)
+    failpoint("after_quarantine")
+    run.status[release.id] = "quarantined"
+    if (
+        ledger is not None and ledger_state(ledger, release) != "published"
+    ):  # made again for another target: paid and seen
+        ledger.advance(release.id, "quarantined", {"failed": _failures(result)}, run.holder)
+
+
+def publish(run: Run, ledger: Ledger | None) -> None:
+    """Make every checked release current in one atomic step, then commit the charges."""
+    ready = run.open()
+    for release in ready:
+        must_be_staged(run, release)
+        if not _passed(run, release):
+            raise NoiselibError(
+                f"release {release.id[:12]} ({release.partition_text}): not checked; expected a passed check first"
+            )
+    manifests = {release.id: make_manifest(run, release) for release in ready}
+    for release in ready:
+        if ledger is not None and ledger_state(ledger, release) != "published":
+            ledger.begin_publish(release.id, run.holder)
+    failpoint("before_publish")
+    if ready:
+        run.target.publish(ready, manifests)
+    failpoint("after_publish")
+    for release in run.open():
+        if ledger is not None:
+            ledger.advance(release.id, "published", holder=run.holder)
+        failpoint("after_commit")
+        run.target.discard(release.id)
+        run.status[release.id] = "published"
+    run.say(f"publish   {len(ready)} releases to {run.target.path}, {len(run.releases) - len(ready)} unchanged")
+
+
+def must_be_staged(run: Run, release: Release) -> None:
+    if run.target.staged(release.id) is None:
+        raise NoiselibError(
+            f"release {release.id[:12]} ({release.partition_text or 'whole table'}): not staged for this snapshot; "
+            "expected perturb first"
+        )
