@@ -23,6 +23,7 @@ REQUIRED = {
     "spark.sql.execution.arrow.maxRecordsPerBatch": "65536",  # the samplers' work fits the cache, calls are few
     "spark.sql.files.ignoreCorruptFiles": "false",  # a truncated file fails the release
     "spark.sql.files.ignoreMissingFiles": "false",
+    "spark.sql.sources.parallelPartitionDiscovery.parallelism": "32",  # by default a task for each file, only to find its size
 }
 QUIET_LOG = Path(__file__).with_name("log4j2.properties")
 
