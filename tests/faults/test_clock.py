@@ -12,7 +12,7 @@ from small_pipeline import Small, make_small
 
 from noiselib.publish import Target
 
-pytestmark = [pytest.mark.faults, pytest.mark.long]
+pytestmark = [pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(1800)]
 FAKE = str(files("libfaketime") / "vendor/libfaketime/src/libfaketime.so.1")
 BEGINS, ENDS = datetime(2026, 3, 8, 7, tzinfo=UTC), datetime(2026, 11, 1, 6, tzinfo=UTC)  # of summer time in New York
 

@@ -13,7 +13,7 @@ import pytest
 from processes import watched
 from small_pipeline import Small, make_small
 
-pytestmark = [pytest.mark.faults, pytest.mark.long]
+pytestmark = [pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(1800)]
 HEAP, BOUND = "1g", 2.5e9  # of Java; bytes of all processes together
 
 
