@@ -26,11 +26,11 @@ from pyspark.sql import functions as F
 
 from noiselib.key import create_key_file
 from noiselib.ledger import Ledger
-from noiselib.publish import Target
 from noiselib.spark.perturb import Job, inspect
 from noiselib.spark.run import prepare
 from noiselib.spark.session import open_session
 from noiselib.spark.stage import stage
+from noiselib.targets.parquet import ParquetTarget
 
 NOISED = {"amount": "double", "delay": "double", "visits": "int", "distance": "bigint"}
 
@@ -89,7 +89,7 @@ def identity(kind: str) -> Callable[..., Any]:
 def contenders(spark: SparkSession, home: Path) -> dict[str, Callable[[], None]]:
     run = prepare(write_spec(home), [], lambda line: None)
     job = Job(run.plan, run.table, run.releases, run.spec.key)
-    target = Target(str(home / "staged"), 0)
+    target = ParquetTarget(str(home / "staged"), 0)
     found = inspect(spark, job)
     table = spark.read.parquet(str(home / "table"))
     passed = table.select(*[identity(NOISED[c])(c).alias(c) if c in NOISED else c for c in table.columns])

@@ -51,9 +51,39 @@ class Table(Model):
     partition_by: list[str] = Field(default_factory=list)
 
 
+class SqlCatalog(Model):
+    """An Iceberg catalog in a database, whose tables lie below `warehouse`. A database may hold catalogs of several names."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] = "default"
+    uri: Annotated[str, Field(pattern=r"^(sqlite:///|postgresql\+psycopg://).+"), AfterValidator(no_way_up)]
+    warehouse: Place
+
+
 class Target(Model):
+    """Where releases are published. `keep` versions (of a Parquet table) or releases of a partition can be rolled back to.
+
+    Of format iceberg, `path` is NAMESPACE.TABLE in the catalog, which is given here or by its name in pyiceberg's own
+    configuration; `workspace` is where releases are staged, below the warehouse if it is not named.
+    """
+
     path: Place
-    format: Literal["parquet"] = "parquet"
+    format: Literal["parquet", "delta", "iceberg"] = "parquet"
+    keep: Annotated[int, Field(ge=2, le=1000)] = 2
+    catalog: SqlCatalog | Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] | None = None
+    workspace: Place | None = None
+
+    @model_validator(mode="after")
+    def _names_its_catalog(self) -> Target:
+        if self.format != "iceberg":
+            if self.catalog is not None or self.workspace is not None:
+                raise ValueError(f"format {self.format} has no catalog and no workspace of its own: expected iceberg")
+        elif self.catalog is None:
+            raise ValueError(
+                "format iceberg: expected catalog: {uri: sqlite:///FILE, warehouse: PATH}, or a catalog's name"
+            )
+        elif not re.fullmatch(r"\w+(\.\w+)+", self.path):
+            raise ValueError(f"format iceberg: path {self.path!r}: expected NAMESPACE.TABLE")
+        return self
 
 
 class Entity(Model):

@@ -25,8 +25,8 @@ import pyarrow.dataset as ds
 from small_pipeline import Small, make_small, small_rows
 
 from noiselib.failpoint import VARIABLE
-from noiselib.publish import Target
 from noiselib.spark.session import QUIET_LOG
+from noiselib.targets.parquet import ParquetTarget
 
 CHANGES = {"os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.mkdir", "sqlite3.connect"}
 Count = Callable[..., None]
@@ -241,8 +241,8 @@ def observe(small: Small, release_id: str) -> State:
     return State(known.state if known else None, began, staging, target.manifest(release_id) is not None, quarantine)
 
 
-def target_of(small: Small) -> Target:
-    return Target(small.spec["target"]["path"], 1)
+def target_of(small: Small) -> ParquetTarget:
+    return ParquetTarget(small.spec["target"]["path"], 1)
 
 
 def versions(small: Small) -> set[str]:

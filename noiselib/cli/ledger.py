@@ -42,8 +42,8 @@ def ledger(arguments: argparse.Namespace) -> int:
 def _abandon(ledger: Ledger, arguments: argparse.Namespace) -> None:
     """Give up a release that no reader could have seen: its noised rows are removed first, then its charge is given back."""
     from noiselib.ledger import Holder
-    from noiselib.publish import Target
     from noiselib.spec import load_spec
+    from noiselib.targets import open_target
 
     if not arguments.release or "://" in arguments.ledger:
         raise SpecError(
@@ -51,7 +51,7 @@ def _abandon(ledger: Ledger, arguments: argparse.Namespace) -> None:
         )
     spec, _ = load_spec(spec_file(arguments.ledger))
     release_id = _one_release(ledger, arguments.release)
-    target = Target(spec.target.path, len(spec.source.partition_by))
+    target = open_target(spec)
     if target.manifest(release_id) is not None:
         raise LedgerError(f"release {release_id[:12]} is published: its charge is never given back")
     holder = Holder.current()

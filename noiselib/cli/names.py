@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from noiselib.errors import SpecError
+
+if TYPE_CHECKING:
+    from noiselib.targets import Target
 
 PIPELINES = Path("conf/pipelines")
 
@@ -25,35 +28,37 @@ def spec_file(pipeline: str) -> Path:
 
 def pipeline_or_release(text: str) -> tuple[Path, str | None]:
     """A pipeline's spec, or the spec of the pipeline that published a release whose id begins with `text`."""
-    from noiselib.publish import Target
     from noiselib.spec import load_spec
+    from noiselib.targets import open_target
 
     if len(text) < 8 or any(letter not in "0123456789abcdef" for letter in text):
         return spec_file(text), None
     for file in sorted(PIPELINES.glob("*.yaml")):
         spec, _ = load_spec(file)
-        published = Target(spec.target.path, len(spec.source.partition_by)).manifests()
+        published = open_target(spec).manifests()
         if any(manifest["release_id"].startswith(text) for manifest in published):
             return file, text
     raise SpecError(f"release {text}: no pipeline in {PIPELINES} has published it")
 
 
-def published(text: str) -> tuple[Path, list[dict[str, Any]]]:
-    """Where a published table lies and the manifests of its releases: by the table's path, a pipeline, or a release's id."""
-    from noiselib.publish import Target
+def published(text: str) -> tuple[Target, list[dict[str, Any]]]:
+    """A published table and the manifests of its releases: by the table's path, a pipeline, or a release's id."""
     from noiselib.spec import load_spec
+    from noiselib.targets import open_path, open_target
 
     chosen: str | None = None
     if Path(text).is_dir():
-        path = text
+        target = open_path(text)
     else:
         file, chosen = pipeline_or_release(text)
-        path = load_spec(file)[0].target.path
-    manifests = Target(path, 0).manifests()
+        target = open_target(load_spec(file)[0])
+    manifests = target.manifests()
     named = [one for one in manifests if chosen is None or one["release_id"].startswith(chosen)]
     if not named:
-        raise SpecError(f"{text}: nothing is published at {path}; expected a table with the manifests of its releases")
-    return Path(path), sorted(named, key=lambda one: str(one["partition"]))
+        raise SpecError(
+            f"{text}: nothing is published at {target}; expected a table with the manifests of its releases"
+        )
+    return target, sorted(named, key=lambda one: str(one["partition"]))
 
 
 def ledger_url(text: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from noiselib.cli import ledger as ledger_command
-from noiselib.cli import path, published, tools
+from noiselib.cli import path, published, rollback, tools
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -130,6 +130,17 @@ def _add_tools(commands: Any) -> None:
     gc = commands.add_parser("gc", help="remove staging and quarantine of a pipeline")
     gc.add_argument("pipeline")
     gc.set_defaults(command=tools.gc)
+    _add_rollback(commands)
+
+
+def _add_rollback(commands: Any) -> None:
+    text = "make an earlier release of a partition current again, at no cost"
+    command = commands.add_parser("rollback", help=text, description=text)
+    command.add_argument("pipeline", metavar="PIPELINE", help="a spec's path, or its name in conf/pipelines")
+    command.add_argument("--to", metavar="RELEASE", help="the beginning of a release's id")
+    command.add_argument("--list", action="store_true", help="those that can be made current; so without --to")
+    _add_directory(command)
+    command.set_defaults(command=rollback.rollback)
 
 
 def _add_audit(commands: Any) -> None:

@@ -35,11 +35,11 @@ def estimate(arguments: argparse.Namespace) -> int:
     from noiselib.spark.estimate import Asked, estimate
 
     asked = Asked(arguments.confidence, arguments.option, arguments.bins)
-    root, manifests = published(arguments.release)
-    spark = open_spark(arguments, "estimate")
+    target, manifests = published(arguments.release)
+    spark, readable = open_spark(arguments, "estimate"), target.readable()
     answer = [
         {"release_id": one["release_id"], "partition": one["partition"], "rows": one["rows"],
-         "option": asked.option, "estimates": estimate(spark, root, one, asked, arguments.column)}
+         "option": asked.option, "estimates": estimate(spark, readable.get(one["partition"], []), one, asked, arguments.column)}
         for one in manifests
     ]  # fmt: skip
     print(json.dumps(answer) if arguments.json else estimates_text(answer))

@@ -66,8 +66,8 @@ def keygen(arguments: argparse.Namespace) -> int:
 
 def gc(arguments: argparse.Namespace) -> int:
     from noiselib.ledger import Ledger
-    from noiselib.publish import Target
     from noiselib.spec import load_spec
+    from noiselib.targets import open_target
 
     spec, _ = load_spec(spec_file(arguments.pipeline))
     if spec.ledger is not None:
@@ -78,7 +78,7 @@ def gc(arguments: argparse.Namespace) -> int:
                         f"release {release.release_id[:12]} of {spec.pipeline} is being made by process {release.holder.pid} on "
                         f"{release.holder.host}: nothing is removed while it runs"
                     )
-    target = Target(spec.target.path, len(spec.source.partition_by))
+    target = open_target(spec)
     with target.held() if spec.ledger is None else nullcontext():
         for removed in target.collect():
             print(removed)

@@ -12,10 +12,10 @@ from noiselib.errors import LedgerError, NoiseKeyError
 from noiselib.key import load_key
 from noiselib.ledger import Budget, Ledger, ReleaseRequest, preview
 from noiselib.plan import Plan, describe_column, make_plan, relation
-from noiselib.publish import Target
 from noiselib.release import budget_of, make_release, request
 from noiselib.snapshot import Partition, choose_partitions, partition_text, read_metadata
 from noiselib.spec import PipelineSpec, load_spec
+from noiselib.targets import open_target
 
 
 def plan_data(spec_file: Path, wanted: Sequence[dict[str, str]], accountant: Accountant = "pld") -> dict[str, Any]:
@@ -59,7 +59,7 @@ def _key_id(spec: PipelineSpec) -> str:
 def _under_another_key(spec: PipelineSpec, key_id: str, partitions: Sequence[Partition]) -> dict[str, str]:
     """Of the chosen partitions, those published now under another key than the spec's, each with that key's id."""
     chosen = {partition_text(partition) for partition in partitions}
-    published = Target(spec.target.path, len(spec.source.partition_by)).manifests()
+    published = open_target(spec).manifests()
     return {m["partition"]: m["key_id"] for m in published if m["partition"] in chosen and m["key_id"] != key_id}
 
 

@@ -150,7 +150,7 @@ def audit_pipeline(
 def write_spec(spec_file: Path, home: Path) -> Path:
     """The spec with everything that is not part of a release's values replaced by something temporary; JSON is YAML."""
     data, _, _ = read_yaml(spec_file)
-    data["source"]["path"], data["target"]["path"] = str(home / "source"), str(home / "published")
+    data["source"]["path"], data["target"] = str(home / "source"), {"path": str(home / "published")}
     data["key"], data["ledger"] = f"file:{home / 'noise.key'}", f"sqlite:///{home / 'ledger.db'}"
     data["privacy"]["limit"] = AMPLE | {"delta": data["privacy"]["limit"]["delta"]}
     data["checks"] = []  # they expect the pipeline's own data

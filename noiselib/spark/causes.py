@@ -10,8 +10,8 @@ from urllib.parse import unquote
 from pyspark.errors import PythonException
 
 from noiselib.errors import InputError, NoiseKeyError, NoiselibError
-from noiselib.publish import Target
 from noiselib.snapshot import Partition, TableMetadata, verify_unchanged
+from noiselib.targets import Target
 
 FULL = "No space left on device"
 
@@ -26,7 +26,7 @@ def cause(error: Exception, table: TableMetadata, partitions: Sequence[Partition
         return changed
     if FULL in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return NoiselibError(
-            f"target {target.path}: no space is left where releases are staged or where Spark keeps what it shuffles; "
+            f"target {target}: no space is left where releases are staged or where Spark keeps what it shuffles; "
             "free some and run again"
         )
     found = re.search(r"NoiseKeyError: (.*)", str(error)) if isinstance(error, PythonException) else None

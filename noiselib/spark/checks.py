@@ -35,13 +35,13 @@ from noiselib.encoding import Categories, CategorySet, Lattice, Vectors
 from noiselib.law_tests import FALSE_ALARMS, published_limits
 from noiselib.patterns import matches
 from noiselib.plan import Plan, digest
-from noiselib.publish import Target
 from noiselib.release import Release
 from noiselib.spark import codes
 from noiselib.spark.keys import quoted
 from noiselib.spark.points import FLOATS
 from noiselib.spark.tables import read_directory
 from noiselib.spec import Check
+from noiselib.targets import Target
 
 Expectation = Any
 _udf: Callable[[str], Callable[[Any], Callable[[Column], Column]]] = F.pandas_udf  # type: ignore[attr-defined]

@@ -8,13 +8,12 @@ estimate is biased, none is stated and the entry says why. A column without an a
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote
 
 import numpy as np
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -27,7 +26,7 @@ from noiselib.estimators import Estimate, NoEstimate
 from noiselib.spark.keys import quoted
 from noiselib.spark.points import stored_integer
 from noiselib.spark.support import block_and_parity, supports
-from noiselib.spark.tables import data_files, read_directory
+from noiselib.spark.tables import read_files, table_schema
 
 TIMES = ("timestamp", "timestamp_ntz", "date")
 NO_NUMBERS = ("string", "boolean", "binary", *TIMES)
@@ -121,12 +120,13 @@ class Published:
 
 
 def estimate(
-    spark: SparkSession, root: Path, manifest: dict[str, Any], asked: Asked, only: Sequence[str]
+    spark: SparkSession, files: Sequence[str], manifest: dict[str, Any], asked: Asked, only: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Every estimate of one release: {"column", "estimate", "of", "value", "standard_error", "low", "high", "why", ...}.
 
     A column for whose data theory has no answer has one entry whose "estimate" is None, with the reason as its "why".
-    only: names of columns; all noised ones if empty. Raises InputError for a column that is not noised.
+    files: the release's, all in one directory; only: names of columns, all noised ones if empty
+    Raises InputError for a column that is not noised.
     """
     noised = {entry["column"]: entry for entry in manifest["columns"] if "mechanism" in entry}
     for name in only:
@@ -135,7 +135,11 @@ def estimate(
     chosen = list(only or noised)
     if manifest["rows"] == 0:
         return [_unanswered(name, "the release has no rows") for name in chosen]
-    rows = read_directory(spark, _directory(root, manifest["partition"]), [])
+    if not files:
+        raise InputError(
+            f"partition {manifest['partition']!r}: no data file is published; expected those of its manifest"
+        )
+    rows = read_files(spark, table_schema(spark, files[0], []), os.path.dirname(files[0]), files)
     alone = manifest.get("rows_per_unit") == 1
     found: list[dict[str, Any]] = []
     for name in chosen:
@@ -162,16 +166,6 @@ def _unanswered(name: str, why: str) -> dict[str, Any]:
 def _finite(value: Estimate) -> dict[str, float | None]:
     """None for an error that is not stated, as JSON has no NaN."""
     return {name: None if math.isnan(number) else number for name, number in asdict(value).items()}
-
-
-def _directory(root: Path, partition: str) -> Path:
-    """Where a release's rows lie; directories are escaped as Spark does it."""
-    if not partition:
-        return root
-    places = {unquote(str(Path(file).parent.relative_to(root))): Path(file).parent for file in data_files(root, root)}
-    if partition not in places:
-        raise InputError(f"target {root}: holds no partition {partition}")
-    return places[partition]
 
 
 def _family(entry: dict[str, Any]) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 
 from noiselib.accounting import Charge
 from noiselib.ledger import Budget
-from noiselib.plan import describe_column, relation
-from noiselib.publish import MANIFESTS
+from noiselib.plan import canonical, describe_column, digest, relation
 from noiselib.release import SCHEME, Release
 from noiselib.spark.run import Run
+from noiselib.targets import MANIFESTS
 
 
 def make_manifest(run: Run, release: Release) -> dict[str, Any]:
@@ -26,6 +26,7 @@ def make_manifest(run: Run, release: Release) -> dict[str, Any]:
         "pipeline": release.pipeline,
         "partition": release.partition_text,
         "purpose": run.spec.purpose,
+        "spec": digest(canonical(run.plan)),
         "snapshot": release.snapshot,
         "key_id": release.key_id,
         "rows": staged["rows"],
@@ -71,7 +72,7 @@ def results(run: Run, status: str) -> dict[str, Any]:
     """What `noiselib run --json` prints and `run_results.json` holds. `charge` is what this run added to the account."""
     entries = [_release_result(run, release) for release in run.releases]
     budget = run.budget
-    given_back = {"abandoned", "unchanged"} >= {entry["status"] for entry in entries}
+    given_back = {"abandoned", "unchanged", "withdrawn"} >= {entry["status"] for entry in entries}
     added = run.reserved.added if run.reserved and not given_back else 0.0
     return {
         "status": status,
@@ -79,7 +80,7 @@ def results(run: Run, status: str) -> dict[str, Any]:
         "rows_in": sum(release.rows_expected for release in run.releases),
         "rows_out": sum(entry["rows"] or 0 for entry in entries),
         "charge": {"epsilon": added, "delta": budget.delta if budget and added else 0.0},
-        "target": str(run.target.path),
+        "target": str(run.target),
         "manifest": str(run.target.path / MANIFESTS),
         "releases": entries,
     }
@@ -91,7 +92,7 @@ def _release_result(run: Run, release: Release) -> dict[str, Any]:
     status = run.status.get(release.id, "planned")
     if manifest is not None and status != "unchanged":
         status = "published"  # readers see it, though the run may have been interrupted before it said so
-    new = run.newly_reserved(release) and status != "abandoned"
+    new = run.newly_reserved(release) and status not in ("abandoned", "withdrawn")
     entry = {
         "release_id": release.id,
         "partition": release.partition_text,

@@ -17,11 +17,15 @@ def walk(run: Run, spark: OpenSpark, steps: Sequence[str] = ("perturb", "check",
     """Reserve, then take `steps` in order. A published release is not computed again; Spark starts only if there is work."""
     if steps and steps[0] != "perturb":  # nothing is reserved for what was never made
         for release in run.releases:
-            if run.target.manifest(release.id) is None:
+            if run.settled(release) is None:
                 must_be_staged(run, release)
-    if any(run.target.manifest(release.id) is None for release in run.releases):
-        run.target.prove()
+    if any(run.settled(release) is None for release in run.releases):
+        run.target.prove(run.plan.published)
     with reserved(run) as ledger:
+        for release in run.releases:
+            if run.status[release.id] == "withdrawn":
+                run.say(f"publish   release {release.id[:12]} ({release.partition_text or 'whole table'}) was rolled back from and "
+                        f"stays withdrawn; to undo that: noiselib rollback {run.spec_file} --to {release.id[:12]}")  # fmt: skip
         if not run.open():
             run.say(f"publish   nothing to do: {len(run.releases)} releases unchanged")
             return

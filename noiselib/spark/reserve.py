@@ -20,7 +20,7 @@ def reserved(run: Run) -> Iterator[Ledger | None]:
     if budget is None or run.spec.ledger is None:  # no privacy claim: nothing to pay, and no lease to hold
         with run.target.held():
             for release in run.releases:
-                run.status[release.id] = "unchanged" if run.target.manifest(release.id) else "reserved"
+                run.status[release.id] = run.settled(release) or "reserved"
             yield None
         return
     with Ledger.open(run.spec.ledger) as ledger:
@@ -77,14 +77,14 @@ def _renewed(ledger: Ledger, run: Run) -> Iterator[None]:
 
 def _state(run: Run, ledger: Ledger, release: Release) -> str:
     """Where the release stands. One that readers see already is published, though a run was killed before it told the ledger."""
-    if run.target.manifest(release.id) is not None:
+    settled = run.settled(release)
+    if settled == "unchanged":
         if ledger_state(ledger, release) != "published":
             ledger.advance(release.id, "staged", holder=run.holder)
             ledger.begin_publish(release.id, run.holder)
             ledger.advance(release.id, "published", holder=run.holder)
         run.target.discard(release.id)
-        return "unchanged"
-    return "staged" if run.target.staged(release.id) is not None else "reserved"
+    return settled or ("staged" if run.target.staged(release.id) is not None else "reserved")
 
 
 def ledger_state(ledger: Ledger, release: Release) -> str | None:

@@ -10,13 +10,14 @@ from noiselib.errors import NoiselibError
 from noiselib.key import load_key
 from noiselib.ledger import Budget, Holder, ReserveResult
 from noiselib.plan import Plan, make_plan
-from noiselib.publish import Target
 from noiselib.release import Release, budget_of, make_release, snapshot_identity
 from noiselib.snapshot import TableMetadata, choose_partitions, fingerprint, read_metadata
 from noiselib.spark.perturb import Inspection
 from noiselib.spec import PipelineSpec, load_spec
+from noiselib.targets import Target, open_target
 
 Say = Callable[[str], None]
+SETTLED = ("published", "unchanged", "withdrawn")
 
 
 @dataclass
@@ -45,8 +46,14 @@ class Run:
         return self.reserved is not None and self.reserved.states.get(release.id) in (None, "abandoned")
 
     def open(self) -> list[Release]:
-        """Releases that are not published yet."""
-        return [release for release in self.releases if self.status.get(release.id) not in ("published", "unchanged")]
+        """Releases that are to be published and are not yet."""
+        return [release for release in self.releases if self.status.get(release.id) not in SETTLED]
+
+    def settled(self, release: Release) -> str | None:
+        """Why there is nothing to do for a release: readers see it, or an operator has rolled back from it."""
+        if self.target.manifest(release.id) is not None:
+            return "unchanged"
+        return "withdrawn" if release.id in self.target.withdrawn() else None
 
 
 def load_plan(spec_file: Path) -> tuple[PipelineSpec, Plan, TableMetadata]:
@@ -75,7 +82,7 @@ def prepare(
     for partition in choose_partitions(table, wanted):
         identity = snapshot or snapshot_identity(key, fingerprint(table, partition))
         releases.append(make_release(plan, partition, identity, key.id, table.rows(partition)))
-    target = Target(spec.target.path, len(spec.source.partition_by))
+    target = open_target(spec)
     _check_target(target, spec)
     say(f"plan      {spec.pipeline}: {len(releases)} releases, {len(plan.noised)} noised columns")
     return Run(spec_file, spec, plan, table, target, tuple(releases), say)
@@ -88,6 +95,6 @@ def _check_target(target: Target, spec: PipelineSpec) -> None:
         names = [part.partition("=")[0] for part in manifest["partition"].split("/") if "=" in part]
         if manifest["pipeline"] != spec.pipeline or names != spec.source.partition_by:
             raise NoiselibError(
-                f"target {target.path}: holds a release of pipeline {manifest['pipeline']}, partitioned by {names}; "
+                f"target {target}: holds a release of pipeline {manifest['pipeline']}, partitioned by {names}; "
                 f"expected a target of its own for {spec.pipeline}, partitioned by {spec.source.partition_by}"
             )

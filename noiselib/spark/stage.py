@@ -13,12 +13,12 @@ from pyspark.sql import DataFrame, SparkSession
 
 from noiselib.failpoint import failpoint
 from noiselib.plan import digest
-from noiselib.publish import Target
 from noiselib.release import Release
 from noiselib.snapshot import NULL_PARTITION, verify_unchanged
 from noiselib.spark.keys import quoted
 from noiselib.spark.law import LawObservation
 from noiselib.spark.perturb import Inspection, Job, noised_rows
+from noiselib.targets import Target
 
 # Parquet's writer looks at the size of its pages every hundred rows at least: with values of 1 MB, that many times the memory.
 PAGES = {"parquet.page.size.row.check.min": "4", "parquet.block.size.row.check.min": "4"}
@@ -49,7 +49,13 @@ def _write_and_stage(
         place = written.get(release.partition_text)
         if place is None:
             place = _write_empty(published, scratch / "empty", release)
-        target.stage(release, place, {"release_id": release.id, "law": found, **asdict(inspections[release.id])})
+        record = {
+            "release_id": release.id,
+            "columns": job.plan.published,
+            "law": found,
+            **asdict(inspections[release.id]),
+        }
+        target.stage(release, place, record)
         failpoint("while_staging")
 
 

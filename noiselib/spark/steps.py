@@ -157,7 +157,7 @@ def publish(run: Run, ledger: Ledger | None) -> None:
         failpoint("after_commit")
         run.target.discard(release.id)
         run.status[release.id] = "published"
-    run.say(f"publish   {len(ready)} releases to {run.target.path}, {len(run.releases) - len(ready)} unchanged")
+    run.say(f"publish   {len(ready)} releases to {run.target}, {len(run.releases) - len(ready)} unchanged")
 
 
 def must_be_staged(run: Run, release: Release) -> None:

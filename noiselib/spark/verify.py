@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from urllib.parse import unquote
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
@@ -18,7 +16,7 @@ from noiselib.spark.causes import cause
 from noiselib.spark.keys import quoted
 from noiselib.spark.perturb import Job, noised_rows, published_columns
 from noiselib.spark.run import Run
-from noiselib.spark.tables import data_files, read_files, table_schema
+from noiselib.spark.tables import read_files, table_schema
 
 SHOWN = 20
 COPY = "__copy"
@@ -69,14 +67,8 @@ def _not_in_source(run: Run) -> list[Difference]:
     if not run.spec.source.partition_by:
         return []
     known = {release.partition_text for release in run.releases}
-    found = sorted(unquote(str(place.relative_to(run.target.path))) for place in _partition_directories(run))
+    found = sorted(run.target.readable())
     return [Difference(name, "published, not in the source", ()) for name in found if name not in known]
-
-
-def _partition_directories(run: Run) -> list[Path]:
-    """Where the published partitions lie; their names are escaped as Spark does it."""
-    depth = len(run.spec.source.partition_by)
-    return list(run.target.path.glob("/".join(["*=*"] * depth))) if depth else [run.target.path]
 
 
 def _differences(run: Run, spark: SparkSession, releases: list[Release]) -> Iterator[Difference]:
@@ -93,14 +85,13 @@ def _differences(run: Run, spark: SparkSession, releases: list[Release]) -> Iter
 
 
 def _published(run: Run, spark: SparkSession, releases: list[Release]) -> DataFrame:
-    root, chosen = run.target.path, {release.partition_text for release in releases}
-    places = _partition_directories(run)
-    here = [p for p in places if not run.spec.source.partition_by or unquote(str(p.relative_to(root))) in chosen]
-    files = sorted(file for place in here for file in data_files(place, root))
+    readable = run.target.readable()
+    chosen = sorted({release.partition_text for release in releases})
+    files = [file for partition in chosen for file in readable.get(partition, ())]
     if not files:
-        raise NoiselibError(f"target {root}: holds no Parquet file of {', '.join(sorted(chosen))}")
+        raise NoiselibError(f"target {run.target}: holds no Parquet file of {', '.join(chosen)}")
     schema = table_schema(spark, files[0], run.plan.partition_types)
-    return read_files(spark, schema, str(root), files)
+    return read_files(spark, schema, str(run.target.path), files)
 
 
 def _by_key(derived: DataFrame, published: DataFrame, plan: Plan) -> Iterator[Difference]:

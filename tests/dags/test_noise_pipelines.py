@@ -18,7 +18,7 @@ import yaml
 from noiselib.cli import main
 from noiselib.key import create_key_file
 from noiselib.ledger import Ledger
-from noiselib.publish import Target
+from noiselib.targets.parquet import ParquetTarget
 
 PROJECT = Path(__file__).resolve().parents[2]
 BIN = PROJECT / ".venv-airflow" / "bin"
@@ -103,7 +103,7 @@ class Flights:
         return f"sqlite:///{self.home}/ledger.db"
 
     def manifests(self) -> list[dict[str, Any]]:
-        return Target(str(self.home / "published"), 1).manifests()
+        return ParquetTarget(str(self.home / "published"), 1).manifests()
 
     def files(self) -> dict[str, str]:
         """What is published: the digest of each file."""

@@ -10,7 +10,7 @@ import pytest
 from processes import watched
 from small_pipeline import Small, make_small
 
-from noiselib.publish import Target
+from noiselib.targets.parquet import ParquetTarget
 
 pytestmark = [pytest.mark.faults, pytest.mark.long, pytest.mark.timeout(1800)]
 FAKE = str(files("libfaketime") / "vendor/libfaketime/src/libfaketime.so.1")
@@ -25,7 +25,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, spark: object) -> Smal
 
 
 def releases(small: Small) -> list[tuple[str, str]]:
-    return [(m["release_id"], m["content_digest"]) for m in Target(small.spec["target"]["path"], 1).manifests()]
+    return [(m["release_id"], m["content_digest"]) for m in ParquetTarget(small.spec["target"]["path"], 1).manifests()]
 
 
 def same_release(undisturbed: Small, other: Small, offset: timedelta, zone: str) -> tuple[datetime, datetime]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from small_pipeline import Small, make_small
 
-from noiselib.publish import Target
+from noiselib.targets.parquet import ParquetTarget
 
 pytestmark = [pytest.mark.faults, pytest.mark.long]
 
@@ -60,7 +60,7 @@ def refused(small: Small, command: str, *phrases: str) -> None:
 
 
 def digests(small: Small) -> dict[str, str]:
-    return {m["partition"]: m["content_digest"] for m in Target(small.spec["target"]["path"], 1).manifests()}
+    return {m["partition"]: m["content_digest"] for m in ParquetTarget(small.spec["target"]["path"], 1).manifests()}
 
 
 def finishes(small: Small, tmp_path: Path, spent: float) -> None:
@@ -72,7 +72,7 @@ def finishes(small: Small, tmp_path: Path, spent: float) -> None:
     other = make_small(tmp_path / "other", days=[1, 2], size=200)
     assert other.noiselib("run").code == 0
     digests = [
-        {m["partition"]: m["content_digest"] for m in Target(p.spec["target"]["path"], 1).manifests()}
+        {m["partition"]: m["content_digest"] for m in ParquetTarget(p.spec["target"]["path"], 1).manifests()}
         for p in (small, other)
     ]
     assert digests[0] == digests[1]

@@ -90,15 +90,19 @@ def test_gc_after_a_first_publisher_was_killed_leaves_no_version(undisturbed, tm
 def check_refused(small: Small, code: int, message: str) -> None:
     """Nothing was reserved."""
     assert code == 1, message
-    assert "Delta or Iceberg, which is not supported yet" in message
+    assert "Formats delta and iceberg need no symbolic links, but a local or mounted path as well" in message
     with small.ledger() as ledger:
         assert ledger.releases() == []
 
 
 @pytest.mark.parametrize("place", ["s3a://bucket/table", "hdfs://host/table", "gs://bucket/table", "abfss://c@a/table"])
-def test_an_object_store_is_refused_by_name(undisturbed: Undisturbed, tmp_path, place):
+@pytest.mark.parametrize("kind", ["parquet", "delta", "iceberg"])
+def test_an_object_store_is_refused_by_name(undisturbed: Undisturbed, tmp_path, place, kind):
     small = undisturbed.fresh.copy(tmp_path / "small")
-    small.spec["target"]["path"] = place
+    small.spec["target"] = {"path": place, "format": kind}
+    if kind == "iceberg":
+        catalog = {"uri": f"sqlite:///{small.home}/catalog.db", "warehouse": place}
+        small.spec["target"] |= {"path": "features.trips", "catalog": catalog}
     small.write_spec()
     answer = small.noiselib("run")
     check_refused(small, answer.code, answer.err)

@@ -18,10 +18,10 @@ from small_pipeline import Answer, Small
 
 from noiselib.cli import main
 from noiselib.ledger import Holder, Ledger, database
-from noiselib.publish import Target
 from noiselib.release import budget_of
 from noiselib.release import request as asked
 from noiselib.spark.run import prepare
+from noiselib.targets.parquet import ParquetTarget
 
 
 def noiselib(*arguments: str) -> Answer:
@@ -190,8 +190,8 @@ def reserved(small: Small) -> str:
     return release.release_id
 
 
-def target_of(small: Small) -> Target:
-    return Target(small.spec["target"]["path"], 1)
+def target_of(small: Small) -> ParquetTarget:
+    return ParquetTarget(small.spec["target"]["path"], 1)
 
 
 def abandon(small: Small, release_id: str) -> Answer:

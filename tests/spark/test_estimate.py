@@ -40,7 +40,7 @@ def answers(
             entries.append(describe_column(plan_column(Context(name, types, private), model, False), len(table)))
     manifest = {"rows": len(table), "partition": "", "rows_per_unit": 1, "columns": entries}
     found: dict[str, list[dict[str, Any]]] = {}
-    for entry in estimate(spark, place, manifest, Asked(**asked), []):
+    for entry in estimate(spark, [str(place / "part-0.parquet")], manifest, Asked(**asked), []):
         found.setdefault(entry["column"], []).append(entry)
     return found
 

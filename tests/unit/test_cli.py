@@ -19,10 +19,10 @@ from small_pipeline import Answer, Small
 from noiselib.cli import main
 from noiselib.ledger import Budget, Holder, Ledger
 from noiselib.plan import make_plan
-from noiselib.publish import Target
 from noiselib.release import make_release, request
 from noiselib.snapshot import read_metadata
 from noiselib.spec import load_spec
+from noiselib.targets.parquet import ParquetTarget
 
 
 def noiselib(*arguments: str) -> Answer:
@@ -307,7 +307,7 @@ def test_an_abandoned_reservation_is_given_back(small: Small):
 
 
 def test_gc_removes_what_no_reader_sees(small: Small):
-    target = Target(small.spec["target"]["path"], 1)
+    target = ParquetTarget(small.spec["target"]["path"], 1)
     (target.staging("some-release") / "data").mkdir(parents=True)
     answer = noiselib("gc", str(small.spec_file))
     assert answer.code == 0

@@ -14,17 +14,17 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-import noiselib.publish
 from noiselib.errors import NoiselibError, ReleaseHeld
-from noiselib.publish import MANIFESTS, Target
 from noiselib.release import Release
+from noiselib.targets import MANIFESTS, parquet, staging
+from noiselib.targets.parquet import ParquetTarget
 
 ROWS = 20
 
 
 @pytest.fixture
-def target(tmp_path: Path) -> Target:
-    return Target(str(tmp_path / "out"), 1)
+def target(tmp_path: Path) -> ParquetTarget:
+    return ParquetTarget(str(tmp_path / "out"), 1)
 
 
 def release(version: int, day: int | str | None = 1) -> Release:
@@ -32,7 +32,7 @@ def release(version: int, day: int | str | None = 1) -> Release:
     return Release(f"{version:04d}-{name}", "trips", (("day", day),), "snapshot", "key", ROWS)
 
 
-def stage(target: Target, one: Release, directory: str | None = None) -> Release:
+def stage(target: ParquetTarget, one: Release, directory: str | None = None) -> Release:
     """Stage `one` as Spark leaves it: rows that hold its id, under a file name of its own, and the writer's marks."""
     written = target.scratch(one.id)
     if one.partition:
@@ -45,13 +45,13 @@ def stage(target: Target, one: Release, directory: str | None = None) -> Release
     return one
 
 
-def publish(target: Target, *releases: Release) -> None:
+def publish(target: ParquetTarget, *releases: Release) -> None:
     target.publish(releases, {r.id: {"release_id": r.id, "partition": r.partition_text} for r in releases})
     for one in releases:
         target.discard(one.id)
 
 
-def stage_and_publish(target: Target, *releases: Release) -> None:
+def stage_and_publish(target: ParquetTarget, *releases: Release) -> None:
     publish(target, *[stage(target, one) for one in releases])
 
 
@@ -62,7 +62,7 @@ def read(path: Path) -> set[str]:
     return set(ids)
 
 
-def published(target: Target) -> set[str]:
+def published(target: ParquetTarget) -> set[str]:
     assert {manifest["release_id"] for manifest in target.manifests()} == read(target.path)
     return read(target.path)
 
@@ -118,14 +118,14 @@ def test_a_partition_is_replaced_however_its_directory_is_escaped(target, day, d
 
 
 def test_a_table_without_partitions_is_replaced_whole(tmp_path):
-    target = Target(str(tmp_path / "flat"), 0)
+    target = ParquetTarget(str(tmp_path / "flat"), 0)
     for name in ("first", "second"):
         stage_and_publish(target, Release(name, "trips", (), "snapshot", "key", ROWS))
         assert published(target) == {name}
 
 
 def test_partitions_of_two_levels_are_replaced_one_by_one(tmp_path):
-    target = Target(str(tmp_path / "deep"), 2)
+    target = ParquetTarget(str(tmp_path / "deep"), 2)
 
     def of(version: int, month: int) -> Release:
         return Release(f"{version}-{month}", "trips", (("year", 2013), ("month", month)), "snapshot", "key", ROWS)
@@ -150,7 +150,7 @@ def test_readers_pass_over_manifests_and_staging(target):
 VERSIONS = [{f"{version:04d}-{day}" for day in (1, 2, 3)} for version in range(26)]
 
 
-def seen_while_publishing(target: Target, look: Callable[[Path], set[str]]) -> list[set[str]]:
+def seen_while_publishing(target: ParquetTarget, look: Callable[[Path], set[str]]) -> list[set[str]]:
     """What a reader sees that looks again and again while version after version of three partitions is published.
 
     The publisher waits for one look to end after each version, as a version is kept until the second one after it.
@@ -215,7 +215,7 @@ def in_threads(tasks: Iterable[Callable[[], None]]) -> None:
 
 def test_publishers_of_different_partitions_lose_nothing_of_each_other(target):
     def publisher(day: int) -> Callable[[], None]:
-        own = Target(str(target.path), 1)
+        own = ParquetTarget(str(target.path), 1)
         return lambda: [stage_and_publish(own, release(version, day)) for version in range(5)] and None
 
     in_threads([publisher(day) for day in range(6)])
@@ -244,7 +244,7 @@ def test_a_killed_publisher_changes_nothing_and_the_next_one_cleans_up(target, w
     before = checksums(target.path)
 
     def work() -> None:
-        setattr(Target, where, die)
+        setattr(ParquetTarget, where, die)
         publish(target, release(2, 1))
 
     in_a_killed_process(work)
@@ -265,8 +265,8 @@ def test_a_publisher_killed_right_after_the_swap_has_published(target):
     stage(target, release(2))
 
     def work() -> None:
-        sync = noiselib.publish._sync
-        noiselib.publish._sync = lambda path: die() if path == target.path.parent else sync(path)
+        sync = parquet.sync
+        parquet.sync = lambda path: die() if path == target.path.parent else sync(path)
         publish(target, release(2))
 
     in_a_killed_process(work)
@@ -322,7 +322,7 @@ def test_a_target_that_is_not_ours_is_refused_and_left_alone(target, make):
 
 def test_a_target_that_has_no_rename_is_refused():
     with pytest.raises(NoiselibError, match="cannot be atomic"):
-        Target("s3a://bucket/out", 1)
+        ParquetTarget("s3a://bucket/out", 1)
 
 
 def test_a_manifest_that_is_no_json_is_told(target):
@@ -407,7 +407,7 @@ def test_a_release_whose_removal_was_interrupted_does_not_count_as_staged(target
     for remove in (target.discard, target.forget):
         stage(target, release(1))
         with monkeypatch.context() as patched:
-            patched.setattr(noiselib.publish.shutil, "rmtree", lambda *_, **__: None)
+            patched.setattr(staging.shutil, "rmtree", lambda *_, **__: None)
             remove("0001-1")
         assert target.data("0001-1").exists()
         assert target.staged("0001-1") is None
@@ -420,12 +420,12 @@ def test_the_version_before_the_current_one_is_the_last_that_readers_saw(target)
     stage(target, release(2))
 
     def killed_before_the_swap() -> None:
-        Target._point_to = die  # type: ignore[method-assign,assignment]
+        ParquetTarget._point_to = die  # type: ignore[method-assign,assignment]
         publish(target, release(2))
 
     def killed_after_the_swap() -> None:
-        point_to = Target._point_to
-        Target._point_to = lambda self, version: [point_to(self, version), die()]  # type: ignore[method-assign]
+        point_to = ParquetTarget._point_to
+        ParquetTarget._point_to = lambda self, version: [point_to(self, version), die()]  # type: ignore[method-assign]
         publish(target, release(2))
 
     in_a_killed_process(killed_before_the_swap)
@@ -441,7 +441,7 @@ def test_what_a_killed_publisher_left_is_collected(target):
     stage(target, release(1))
 
     def work() -> None:
-        noiselib.publish.fcntl.flock = die
+        parquet.fcntl.flock = die
         target.prove()
 
     in_a_killed_process(work)
@@ -461,14 +461,18 @@ def test_a_place_that_cannot_publish_is_refused(target, monkeypatch):
     def no_links(*_: Any) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(noiselib.publish.os, "symlink", no_links)
+    monkeypatch.setattr(parquet.os, "symlink", no_links)
     with pytest.raises(NoiselibError, match=r"cannot be published atomically \(Operation not permitted\); expected"):
         target.prove()
 
 
 def test_without_a_ledger_one_run_at_a_time_holds_the_target(tmp_path):
-    target = Target(str(tmp_path / "table"), 0)
-    with target.held(), pytest.raises(ReleaseHeld, match="another run"), Target(str(tmp_path / "table"), 0).held():
+    target = ParquetTarget(str(tmp_path / "table"), 0)
+    with (
+        target.held(),
+        pytest.raises(ReleaseHeld, match="another run"),
+        ParquetTarget(str(tmp_path / "table"), 0).held(),
+    ):
         pass
     with target.held():
         pass

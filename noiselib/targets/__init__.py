@@ -1,0 +1,37 @@
+"""The target: where releases are staged and published. Staging is one for all formats; what is published depends on the format.
+
+Parquet publishes by one rename of a symbolic link, Delta and Iceberg by one commit of metadata that names the files.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from noiselib import spec as s
+from noiselib.targets.parquet import ParquetTarget
+from noiselib.targets.target import MANIFESTS, Target
+
+__all__ = ["MANIFESTS", "Target", "open_path", "open_target"]
+
+
+def open_target(spec: s.PipelineSpec) -> Target:
+    """The target of a pipeline; raises NoiselibError for a place that its format cannot publish to."""
+    target, depth = spec.target, len(spec.source.partition_by)
+    if target.format == "delta":
+        from noiselib.targets.delta import DeltaTarget  # a second each: only where they are used
+
+        return DeltaTarget(target.path, target.keep)
+    if target.format == "iceberg":
+        from noiselib.targets.iceberg import IcebergTarget
+
+        return IcebergTarget.of(target)
+    return ParquetTarget(target.path, depth, target.keep)
+
+
+def open_path(path: str) -> Target:
+    """The published table in the folder `path`, to be read only: Parquet or Delta."""
+    if (Path(path.removeprefix("file://")) / "_delta_log").is_dir():
+        from noiselib.targets.delta import DeltaTarget
+
+        return DeltaTarget(path)
+    return ParquetTarget(path, None)

@@ -1,0 +1,99 @@
+"""What the path, the command line and the tests know of a published table, whatever its format."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from noiselib.errors import NoiselibError
+from noiselib.release import Release
+from noiselib.targets.staging import Workspace
+
+MANIFESTS = "_noiselib"  # a leading underscore: no reader takes it for data, no vacuum for rubbish
+TABLES = (
+    "Formats delta and iceberg need no symbolic links, but a local or mounted path as well: "
+    "an object store is not supported yet."
+)
+Columns = Sequence[tuple[str, str]]  # the published columns and their types, in order
+Manifest = dict[str, Any]
+
+
+class Target(Workspace):
+    """The published table in the folder `path`, and the workspace beside it. As text it is what the spec calls it."""
+
+    def __init__(self, path: Path, home: Path, keep: int) -> None:
+        super().__init__(home)
+        self.path, self.keep = path, keep
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    # -- what readers see now
+
+    @abstractmethod
+    def manifest(self, release_id: str) -> Manifest | None:
+        """The manifest of a release that is published now."""
+
+    @abstractmethod
+    def manifests(self) -> list[Manifest]:
+        """The manifests of all releases that are published now, by partition."""
+
+    @abstractmethod
+    def readable(self) -> dict[str, list[str]]:
+        """The data files that readers get now, by the partition's text; below `path`, in directories named as Spark names them."""
+
+    # -- what changes it
+
+    @abstractmethod
+    def prove(self, columns: Columns = ()) -> None:
+        """Raises NoiselibError where a release with these columns could not be published atomically: before anything is spent."""
+
+    def publish(self, releases: Sequence[Release], manifests: Mapping[str, Mapping[str, Any]]) -> None:
+        """Make the staged `releases` current, all in one step, each in the place of its partition's older release."""
+        with self.alone():
+            self.reinstate([manifest["release_id"] for manifest in self.manifests()])
+            self._publish(releases, manifests)
+
+    def rollback(self, manifest: Mapping[str, Any]) -> None:
+        """Make a kept release current again, in one step, at no cost. The one it replaces is remembered as withdrawn."""
+        release_id, partition = manifest["release_id"], manifest["partition"]
+        with self.alone():
+            if self.manifest(release_id) is not None:
+                self.reinstate([release_id])
+                return
+            replaced = [m["release_id"] for m in self.manifests() if m["partition"] == partition]
+            self.withdraw(replaced, partition, release_id)
+            self._restore(manifest)
+
+    @abstractmethod
+    def kept(self) -> list[Manifest]:
+        """The manifests of all releases that can be current without being made again, the latest of each partition first."""
+
+    @abstractmethod
+    def collect(self) -> list[str]:
+        """Remove all that is staged, quarantined, no longer kept or left by a killed publisher; says what was removed."""
+
+    @abstractmethod
+    def _publish(self, releases: Sequence[Release], manifests: Mapping[str, Mapping[str, Any]]) -> None: ...
+
+    @abstractmethod
+    def _restore(self, manifest: Mapping[str, Any]) -> None: ...
+
+    def staged_files(self, release: Release) -> list[Path]:
+        data = self.data(release.id)
+        if self.staged(release.id) is None:  # or the partition would be published empty
+            raise NoiselibError(f"release {release.id[:12]}: no longer staged in {data}; expected perturb first")
+        return sorted(p for p in data.rglob("*") if p.is_file())
+
+
+def local_path(path: str, kind: str) -> Path:
+    """Absolutely: Spark, which writes here too, may work elsewhere. Raises NoiselibError for an object store."""
+    if "://" in path and not path.startswith("file://"):
+        scheme = path.partition("://")[0]
+        raise NoiselibError(
+            f"target {path}: publishing format {kind} through {scheme}:// cannot be atomic here (releases are staged, linked and "
+            f"locked on a file system); expected a local or mounted path. {TABLES}"
+        )
+    return Path(path.removeprefix("file://")).absolute()
