@@ -9,6 +9,7 @@ the master key and the pipeline), and the column's law goes into its own key: an
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from noiselib.column_plan import ColumnPlan
@@ -16,7 +17,7 @@ from noiselib.key import NoiseKey
 from noiselib.ledger import Budget, Memo, ReleaseRequest
 from noiselib.noise.stream import derive
 from noiselib.plan import Plan, canonical, canonical_column, digest
-from noiselib.snapshot import Partition, partition_text
+from noiselib.snapshot import Partition, TableMetadata, fingerprint, partition_text
 from noiselib.spec import PipelineSpec
 
 SCHEME = 3  # of everything that determines values: encodings, key derivation, samplers, lattices
@@ -55,6 +56,19 @@ def make_release(plan: Plan, partition: Partition, snapshot: str, key_id: str, r
         "key": key_id,
     }
     return Release(digest(identity), plan.spec.pipeline, partition, snapshot, key_id, rows)
+
+
+def make_releases(
+    plan: Plan, table: TableMetadata, partitions: Sequence[Partition], key: NoiseKey, snapshot: str | None = None
+) -> tuple[Release, ...]:
+    """The releases of `partitions` as they are now: reads every byte of them, but no rows, and needs no Spark.
+
+    `snapshot` holds the snapshot's identity to one taken elsewhere: for tests of equality only.
+    """
+    return tuple(
+        make_release(plan, each, snapshot or snapshot_identity(key, fingerprint(table, each)), key.id, table.rows(each))
+        for each in partitions
+    )
 
 
 def budget_of(spec: PipelineSpec) -> Budget | None:

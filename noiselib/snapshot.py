@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from noiselib.errors import InputError, SpecError
 
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+RANGE = re.compile(r"(-?[0-9]{1,19})\.\.(-?[0-9]{1,19})")
 PartitionValue = int | str | None
 Partition = tuple[tuple[str, PartitionValue], ...]
 
@@ -99,7 +100,10 @@ def read_metadata(path: str, partition_by: Sequence[str]) -> TableMetadata:
 
 
 def choose_partitions(table: TableMetadata, wanted: Sequence[dict[str, str]]) -> list[Partition]:
-    """All partitions, or those that match one of `wanted` (column -> value as text). Raises SpecError for an unknown one."""
+    """All partitions, or those that match one of `wanted` (column -> value as text, or FIRST..LAST of whole numbers).
+
+    Raises SpecError for an unknown column, InputError where there is no such partition.
+    """
     if not wanted:
         return list(table.partitions)
     chosen: list[Partition] = []
@@ -109,13 +113,19 @@ def choose_partitions(table: TableMetadata, wanted: Sequence[dict[str, str]]) ->
                 raise SpecError(
                     f"--partition {name}: expected one of the partition columns: {', '.join(table.partition_by) or 'none'}"
                 )
-        texts = {p: {n: NULL_PARTITION if v is None else str(v) for n, v in p} for p in table.partitions}
-        matching = [p for p in table.partitions if all(texts[p][name] == value for name, value in choice.items())]
+        matching = [p for p in table.partitions if all(_is(dict(p)[name], text) for name, text in choice.items())]
         if not matching:
             text = ", ".join(f"{name}={value}" for name, value in choice.items())
             raise InputError(f"source {table.path}: no partition {text}")
         chosen += [p for p in matching if p not in chosen]
     return chosen
+
+
+def _is(value: PartitionValue, wanted: str) -> bool:
+    """Whether `wanted` names the value, or a range that it lies in."""
+    if isinstance(value, int) and (ends := RANGE.fullmatch(wanted)):
+        return int(ends[1]) <= value <= int(ends[2])
+    return wanted == (NULL_PARTITION if value is None else str(value))
 
 
 def fingerprint(table: TableMetadata, partition: Partition) -> str:

@@ -37,6 +37,7 @@ from noiselib.patterns import check_pattern
 from noiselib.yaml_text import Positions, read_yaml
 
 NAME = r"^[a-z][a-z0-9_]{0,62}$"
+TAG = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 REPLICA = "replica"  # the column that tells copies of one row apart
 
 
@@ -150,6 +151,7 @@ class PipelineSpec(Model):
     version: Literal[1]
     pipeline: Annotated[str, Field(pattern=NAME)]
     purpose: Literal["privacy", "microdata", "augmentation", "robustness", "dither"]
+    tags: list[Annotated[str, Field(pattern=TAG)]] = Field(default_factory=list)  # what commands select by
     source: Table
     target: Target
     row_key: Names

@@ -8,10 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from noiselib.cli.failures import told
 from noiselib.cli.log import log
 from noiselib.cli.parser import make_parser
 from noiselib.cli.signals import interruptible
-from noiselib.errors import NoiselibError, SpecError
+from noiselib.errors import SpecError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,34 +28,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         with interruptible():
             _enter(arguments.directory)
             return int(arguments.command(arguments))
-    except NoiselibError as error:
-        log(f"{type(error).__name__}: {error}")
-        return error.exit_code
     except KeyboardInterrupt as error:
         log(f"interrupted ({error or 'SIGINT'}): what was reserved stays reserved; run again to resume")
         return int(getattr(error, "exit_code", 130))
     except BrokenPipeError:  # the reader of stdout has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:  # a full disk, a place that may not be written; the path stops at a step that is run again
-        log(
-            f"{error.filename or arguments.directory}: {error.strerror or type(error).__name__}: stopped; run again to resume"
-        )
-        return 1
     except Exception as error:
-        if os.environ.get("NOISELIB_TRACEBACK"):
-            raise
-        log(
-            f"unexpected {type(error).__name__}{_condition(error)}: stopped; what was reserved stays reserved, run again to resume"
-        )
-        log("NOISELIB_TRACEBACK=1 shows the traceback; keep it private, it may hold values of the data")
-        return 1
-
-
-def _condition(error: Exception) -> str:
-    """Spark's name for what went wrong, without the message: that may quote values."""
-    condition = getattr(error, "getCondition", lambda: None)()
-    return f" ({condition})" if condition else ""
+        return told(error, arguments.directory)
 
 
 def _enter(directory: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from noiselib.cli import ledger as ledger_command
-from noiselib.cli import path, published, rollback, tools
+from noiselib.cli import listing, path, published, rollback, several, tools
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -24,7 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
     }
     for name, text in steps.items():
         step = commands.add_parser(name, help=text, description=text)
-        _add_selection(step)
+        _add_selection(step, several=name == "run")
         _add_spark(step)
         if name == "verify":
             step.add_argument(
@@ -42,7 +42,9 @@ def make_parser() -> argparse.ArgumentParser:
                 action="store_true",
                 help="take the releases from a run that still holds them; it can write nothing to the ledger afterwards",
             )
-            step.set_defaults(command=path.walk, step=name)
+            step.set_defaults(command=several.run if name == "run" else path.walk, step=name)
+        if name == "run":
+            step.add_argument("--fail-fast", action="store_true", help="of several: begin none after one has failed")
     estimate = commands.add_parser(
         "estimate", help="what a published release says about its data, with standard errors"
     )
@@ -66,9 +68,16 @@ def make_parser() -> argparse.ArgumentParser:
     _add_directory(estimate)
     estimate.set_defaults(command=published.estimate)
     plan = commands.add_parser("plan", help="what a run would do and cost; reads no rows, spends nothing")
-    _add_selection(plan)
+    _add_selection(plan, several=True)
     _add_accountant(plan)
     plan.set_defaults(command=tools.plan)
+    ls = commands.add_parser("ls", help="which pipelines there are, and where they stand; reads no rows")
+    _add_pipelines(ls)
+    _add_directory(ls)
+    ls.add_argument(
+        "--output", choices=["table", "name"], default="table", help="names alone, in the order they run in"
+    )
+    ls.set_defaults(command=listing.ls)
     _add_tools(commands)
     return parser
 
@@ -85,12 +94,23 @@ def _add_directory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="the answer as JSON on stdout")
 
 
-def _add_selection(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("pipeline", metavar="PIPELINE", help="a spec's path, or its name in conf/pipelines")
-    parser.add_argument(
-        "--partition", action="append", default=[], metavar="K=V", help="only this partition; may be repeated"
-    )
+def _add_selection(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    if several:
+        _add_pipelines(parser)
+    else:
+        parser.add_argument("pipeline", metavar="PIPELINE", help="a spec's path, or its name in conf/pipelines")
+    text = "only this partition, or FIRST..LAST of whole numbers; may be repeated"
+    parser.add_argument("--partition", action="append", default=[], metavar="K=V", help=text)
     _add_directory(parser)
+
+
+def _add_pipelines(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pipeline", nargs="*", metavar="PIPELINE", help="specs' paths, or names in conf/pipelines")
+    methods = (
+        "NAME, tag:NAME, state:changed|failed|new, purpose:NAME, path:GLOB; +NAME, NAME+ with what is up- or downstream"
+    )
+    for name, text in {"select": f"also those that this means: {methods}", "exclude": "but for those"}.items():
+        parser.add_argument(f"--{name}", nargs="+", action="extend", default=[], metavar="EXPR", help=text)
 
 
 def _add_accountant(command: argparse.ArgumentParser) -> None:

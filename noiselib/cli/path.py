@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,41 +31,63 @@ STEPS = {  # command -> the steps of the path that it takes, after reserving
 
 
 def walk(arguments: argparse.Namespace) -> int:
-    """Take the command's steps, and write run_results.json whatever happens."""
-    began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+    """Take the command's steps of one pipeline, and write run_results.json whatever happens."""
+
+    def tell(outcome: dict[str, Any]) -> None:
+        write_results(arguments.results, outcome)
+        if arguments.json:
+            print(json.dumps(outcome))
+
+    outcome = take(arguments, str(arguments.pipeline), tell)
+    if not arguments.json:
+        _print_outcome(outcome)
+    return 0
+
+
+def take(arguments: argparse.Namespace, pipeline: str, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Take the command's steps of `pipeline`. What came of it is told by `tell`, also where this then raises."""
+    began, started = time.monotonic(), now()
     run: Run | None = None
-    nothing = {"epsilon": 0.0, "delta": 0.0}
-    outcome: dict[str, Any] = {"status": "failed", "pipeline": str(arguments.pipeline), "rows_in": 0, "rows_out": 0}
-    outcome |= {"charge": nothing, "target": None, "manifest": None, "releases": []}
+    outcome = nothing_of(pipeline, "failed")
     try:
         from noiselib.spark import path, session  # takes seconds
         from noiselib.spark.manifest import results
         from noiselib.spark.run import prepare
 
-        run = prepare(spec_file(arguments.pipeline), partitions(arguments.partition), progress(began))
+        run = prepare(spec_file(pipeline), partitions(arguments.partition), progress(began))
         key = run.spec.key
         session.check_conf(arguments.spark_conf, key)  # here too: before anything is reserved
         name, run.take_over = run.spec.pipeline, arguments.take_over
         path.walk(run, lambda: open_spark(arguments, name, key), STEPS[arguments.step])
         outcome = results(run, "success")
     except BaseException as error:
-        status = _status(error)
+        status = status_of(error)
         if run is not None:
             outcome = results(run, status)
-        text = str(error) if isinstance(error, (NoiselibError, Interrupted)) else type(error).__name__
-        outcome |= {"status": status, "error": {"type": type(error).__name__, "message": text}}
+        outcome |= {"status": status, "error": described(error)}
         raise
     finally:
         outcome |= {"started": started, "seconds": round(time.monotonic() - began, 3)}
-        _write_results(arguments.results, outcome)
-        if arguments.json:
-            print(json.dumps(outcome))
-    if not arguments.json:
-        _print_outcome(outcome)
-    return 0
+        tell(outcome)
+    return outcome
 
 
-def _status(error: BaseException) -> str:
+def nothing_of(pipeline: str, status: str) -> dict[str, Any]:
+    """What came of a pipeline of which nothing came yet."""
+    outcome: dict[str, Any] = {"status": status, "pipeline": pipeline, "rows_in": 0, "rows_out": 0}
+    return outcome | {"charge": {"epsilon": 0.0, "delta": 0.0}, "target": None, "manifest": None, "releases": []}
+
+
+def described(error: BaseException) -> dict[str, str]:
+    text = str(error) if isinstance(error, (NoiselibError, Interrupted)) else type(error).__name__
+    return {"type": type(error).__name__, "message": text}
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def status_of(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     return "quarantined" if isinstance(error, ChecksFailed) else "failed"
@@ -86,7 +109,7 @@ def _write(path: Path, data: dict[str, Any]) -> None:
     os.replace(temporary, path)
 
 
-def _write_results(path: Path, outcome: dict[str, Any]) -> None:
+def write_results(path: Path, outcome: dict[str, Any]) -> None:
     """Where they cannot be written, what the run itself came to is still told."""
     try:
         _write(path, outcome)

@@ -7,6 +7,8 @@ import json
 import time
 from contextlib import nullcontext
 
+from noiselib.cli.chosen import chosen, one
+from noiselib.cli.failures import common, told
 from noiselib.cli.log import progress
 from noiselib.cli.names import partitions, spec_file
 from noiselib.cli.spark import open_spark
@@ -17,9 +19,25 @@ from noiselib.key import create_key_file
 def plan(arguments: argparse.Namespace) -> int:
     from noiselib.report.plan_text import plan_data, plan_text
 
-    data = plan_data(spec_file(arguments.pipeline), partitions(arguments.partition), arguments.accountant)
+    pipeline = one(arguments)
+    if pipeline is None:
+        return _plans(arguments)
+    data = plan_data(spec_file(pipeline), partitions(arguments.partition), arguments.accountant)
     print(json.dumps(data) if arguments.json else plan_text(data))
     return 0
+
+
+def _plans(arguments: argparse.Namespace) -> int:
+    """Of several: the exit code is that of what could not be planned."""
+    from noiselib.report.plans import plans_data, plans_text
+
+    wanted, (pipelines, _) = partitions(arguments.partition), chosen(arguments)
+    codes: list[int] = []
+    data = plans_data(
+        pipelines, wanted, arguments.accountant, lambda error: codes.append(told(error, arguments.directory))
+    )
+    print(json.dumps(data) if arguments.json else plans_text(data))
+    return common(codes)
 
 
 def calibrate(arguments: argparse.Namespace) -> int:

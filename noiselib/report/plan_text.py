@@ -10,11 +10,12 @@ from typing import Any
 from noiselib.accounting import Accountant, Charge
 from noiselib.errors import LedgerError, NoiseKeyError
 from noiselib.key import load_key
-from noiselib.ledger import Budget, Ledger, ReleaseRequest, preview
-from noiselib.plan import Plan, describe_column, make_plan, relation
+from noiselib.ledger import Budget, Ledger, Preview, ReleaseRequest, preview
+from noiselib.pipelines import load_plan
+from noiselib.plan import Plan, describe_column, relation
 from noiselib.release import budget_of, make_release, request
-from noiselib.snapshot import Partition, choose_partitions, partition_text, read_metadata
-from noiselib.spec import PipelineSpec, load_spec
+from noiselib.snapshot import Partition, choose_partitions, partition_text
+from noiselib.spec import PipelineSpec
 from noiselib.targets import open_target
 
 
@@ -25,9 +26,14 @@ def plan_data(spec_file: Path, wanted: Sequence[dict[str, str]], accountant: Acc
     tightest. Reads file names and footers, no rows. So it does not know the snapshot's fingerprint, and counts every
     release as new.
     """
-    spec, positions = load_spec(spec_file)
-    table = read_metadata(spec.source.path, spec.source.partition_by)
-    plan = make_plan(spec, table, positions)
+    return planned(spec_file, wanted, accountant)[0]
+
+
+def planned(
+    spec_file: Path, wanted: Sequence[dict[str, str]], accountant: Accountant = "pld"
+) -> tuple[dict[str, Any], list[ReleaseRequest]]:
+    """`plan_data`, and what the ledger would be asked for."""
+    spec, plan, table = load_plan(spec_file)
     partitions = choose_partitions(table, wanted)
     rows = [table.rows(partition) for partition in partitions]
     typical = sum(rows) // len(rows) if rows else 0
@@ -41,11 +47,12 @@ def plan_data(spec_file: Path, wanted: Sequence[dict[str, str]], accountant: Acc
         "rows_per_release": typical,
     }
     if spec.privacy is None:
-        return data | {"charge": None, "relation": None}
+        return data | {"charge": None, "relation": None}, []
     key_id = _key_id(spec)
     data["key"] = {"id": key_id, "under_another": _under_another_key(spec, key_id, partitions)}
     releases = [make_release(plan, p, f"new {i}", key_id, 0) for i, p in enumerate(partitions)]
-    return data | _cost(spec, plan, releases, accountant)
+    requests = [request(plan, release) for release in releases]
+    return data | _cost(spec, plan, requests, accountant), requests
 
 
 def _key_id(spec: PipelineSpec) -> str:
@@ -63,11 +70,11 @@ def _under_another_key(spec: PipelineSpec, key_id: str, partitions: Sequence[Par
     return {m["partition"]: m["key_id"] for m in published if m["partition"] in chosen and m["key_id"] != key_id}
 
 
-def _cost(spec: PipelineSpec, plan: Plan, releases: Sequence[Any], accountant: Accountant) -> dict[str, Any]:
+def _cost(spec: PipelineSpec, plan: Plan, requests: Sequence[ReleaseRequest], accountant: Accountant) -> dict[str, Any]:
     budget = budget_of(spec)
     assert budget is not None
     one = sum((memo for _, memo in plan.memos), plan.charge)
-    outlook, ledger = _outlook(spec, budget, [request(plan, release) for release in releases])
+    outlook, ledger = outlook_of(spec.ledger, budget, requests)
     return {
         "relation": relation(plan),
         "composition": _composition(spec, plan),
@@ -96,10 +103,11 @@ def _pure(charge: Charge) -> dict[str, float] | None:
     return {"epsilon": charge.pure_epsilon, "delta": charge.slack} if charge.pure else None
 
 
-def _outlook(spec: PipelineSpec, budget: Budget, requests: Sequence[ReleaseRequest]) -> tuple[Any, str]:
-    assert spec.ledger is not None
+def outlook_of(url: str | None, budget: Budget, requests: Sequence[ReleaseRequest]) -> tuple[Preview, str]:
+    """What the requests would do to the budget, and the ledger's condition: a plan is a plan before there is one."""
+    assert url is not None
     try:
-        with Ledger.open(spec.ledger) as ledger:
+        with Ledger.open(url) as ledger:
             return ledger.remaining_after(budget, requests), "open"
     except LedgerError as error:
         return preview(budget, requests), str(error)

@@ -25,10 +25,11 @@ from noiselib.column_plan import ColumnPlan
 from noiselib.errors import SpecError
 from noiselib.key import create_key_file
 from noiselib.ledger import Ledger
+from noiselib.pipelines import load_plan
 from noiselib.plan import Plan
 from noiselib.spark.audit_values import Ends, outputs, worst_ends
 from noiselib.spark.path import walk
-from noiselib.spark.run import Say, load_plan, prepare
+from noiselib.spark.run import Say, prepare
 from noiselib.spark.steps import OpenSpark
 from noiselib.yaml_text import read_yaml
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from noiselib.errors import NoiselibError
 from noiselib.key import load_key
 from noiselib.ledger import Budget, Holder, ReserveResult
-from noiselib.plan import Plan, make_plan
-from noiselib.release import Release, budget_of, make_release, snapshot_identity
-from noiselib.snapshot import TableMetadata, choose_partitions, fingerprint, read_metadata
+from noiselib.pipelines import load_plan
+from noiselib.plan import Plan
+from noiselib.release import Release, budget_of, make_releases
+from noiselib.snapshot import TableMetadata, choose_partitions
 from noiselib.spark.perturb import Inspection
-from noiselib.spec import PipelineSpec, load_spec
+from noiselib.spec import PipelineSpec
 from noiselib.targets import Target, open_target
 
 Say = Callable[[str], None]
@@ -56,13 +57,6 @@ class Run:
         return "withdrawn" if release.id in self.target.withdrawn() else None
 
 
-def load_plan(spec_file: Path) -> tuple[PipelineSpec, Plan, TableMetadata]:
-    """Spec, metadata and plan: reads no row, needs no Spark."""
-    spec, positions = load_spec(spec_file)
-    table = read_metadata(spec.source.path, spec.source.partition_by)
-    return spec, make_plan(spec, table, positions), table
-
-
 def prepare(
     spec_file: Path,
     wanted: Sequence[dict[str, str]],
@@ -78,14 +72,11 @@ def prepare(
     spec, plan, table = load_plan(spec_file)
     spec = spec.model_copy(update={"key": key_reference or spec.key})
     key = load_key(spec.key)
-    releases = []
-    for partition in choose_partitions(table, wanted):
-        identity = snapshot or snapshot_identity(key, fingerprint(table, partition))
-        releases.append(make_release(plan, partition, identity, key.id, table.rows(partition)))
+    releases = make_releases(plan, table, choose_partitions(table, wanted), key, snapshot)
     target = open_target(spec)
     _check_target(target, spec)
     say(f"plan      {spec.pipeline}: {len(releases)} releases, {len(plan.noised)} noised columns")
-    return Run(spec_file, spec, plan, table, target, tuple(releases), say)
+    return Run(spec_file, spec, plan, table, target, releases, say)
 
 
 def _check_target(target: Target, spec: PipelineSpec) -> None:

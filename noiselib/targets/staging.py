@@ -102,6 +102,10 @@ class Workspace:
         os.rename(self.staging(release_id), place)
         return place
 
+    def quarantined(self, release_id: str) -> bool:
+        """Whether the release lies there."""
+        return (self.home / "quarantine" / release_id).exists()
+
     def collect_staging(self) -> list[Path]:
         """Remove everything staged or quarantined; says what was removed."""
         removed = [*self.home.glob("staging/*"), *self.home.glob("quarantine/*")]

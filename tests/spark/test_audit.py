@@ -100,8 +100,9 @@ def test_what_cannot_be_audited_is_said(small: Small, spark: object) -> None:
 
 def test_the_pipelines_of_the_demo_can_be_laid_out(tmp_path: Path) -> None:
     """Their tables of worst cases, one by a kept column and one by partitions; the runs are in docs/guarantees.md."""
+    from noiselib.pipelines import load_plan
     from noiselib.spark.audit import Layout, write_source, write_spec
-    from noiselib.spark.run import load_plan, prepare
+    from noiselib.spark.run import prepare
 
     for name, columns, numbered in [("flights_private", 5, "year"), ("aircraft_monthly_private", 4, None)]:
         file = Path(f"conf/pipelines/{name}.yaml")

@@ -80,7 +80,7 @@ def test_partition_snapshot_key_and_spec_each_make_another_release():
 
 def test_where_things_lie_and_what_they_may_cost_make_no_other_release():
     privacy = {"unit": "row", "budget": "other", "limit": {"epsilon": 1.0, "delta": 1e-9}}
-    same = trips(privacy=privacy, target={"path": "x"}, key="file:y", source=SOURCE | {"path": "z"})
+    same = trips(privacy=privacy, target={"path": "x"}, key="file:y", source=SOURCE | {"path": "z"}, tags=["daily"])
     assert release_id(same) == release_id()
     assert make_release(trips(), DAY, SNAPSHOT, "k", 10) == make_release(trips(), DAY, SNAPSHOT, "k", 11)
 

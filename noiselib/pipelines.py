@@ -1,0 +1,114 @@
+"""A project's pipelines: what their specs say of them, and where each one's releases stand. No row is read, and no Spark."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from noiselib.errors import SpecError
+from noiselib.key import load_key
+from noiselib.ledger import Ledger
+from noiselib.ledger import Release as Known
+from noiselib.plan import Plan, make_plan
+from noiselib.release import Release, make_releases
+from noiselib.selection import Pipeline
+from noiselib.snapshot import TableMetadata, read_metadata
+from noiselib.spec import PipelineSpec, load_spec
+from noiselib.targets import Target, open_target
+
+UNFINISHED = ("reserved", "staged", "quarantined")  # of the ledger's states: charged, and not published
+
+
+def read_pipelines(files: Iterable[Path]) -> tuple[Pipeline, ...]:
+    """The pipelines of these specs, by name. One that cannot be used is among them, with its problem and the file's name.
+
+    Two specs of one name are both unusable: either would publish, and be charged, in the other's name.
+    """
+    unique = {file.resolve(): file for file in files}.values()
+    found = [_read(file) for file in unique]
+    times = Counter(one.name for one in found)
+    named = [one if times[one.name] == 1 else _twice(one, found) for one in found]
+    return tuple(sorted(named, key=lambda one: one.name))
+
+
+def _read(file: Path) -> Pipeline:
+    try:
+        spec, _ = load_spec(file)
+    except SpecError as error:
+        return Pipeline(file.stem, file, problem=str(error))
+    return Pipeline(spec.pipeline, file, tuple(spec.tags), spec.purpose, spec.source.path, spec.target.path)
+
+
+def _twice(one: Pipeline, found: list[Pipeline]) -> Pipeline:
+    others = ", ".join(str(other.file) for other in found if other.name == one.name and other is not one)
+    problem = one.problem or f"{one.file}: pipeline {one.name!r} is the name of {others} as well; expected it in one"
+    return Pipeline(str(one.file), one.file, problem=problem)
+
+
+def load_plan(spec_file: Path) -> tuple[PipelineSpec, Plan, TableMetadata]:
+    """Spec, metadata and plan: reads no row, needs no Spark."""
+    spec, positions = load_spec(spec_file)
+    table = read_metadata(spec.source.path, spec.source.partition_by)
+    return spec, make_plan(spec, table, positions), table
+
+
+# ---- where releases stand --------------------------------------------------------------------------------------------
+
+
+def standing(file: Path) -> dict[str, str]:
+    """Each partition of the source as it is now, with what became of its release; found as a run does, by every byte.
+
+    published: readers see it · withdrawn: an operator rolled back from it · held: another run is at work on it ·
+    quarantined, unfinished: it failed, or stopped on the way · changed: readers see an older release · new: they see none.
+    Raises NoiselibError where that cannot be told, as where the source is not there yet.
+    """
+    spec, plan, table = load_plan(file)
+    releases = make_releases(plan, table, table.partitions, load_key(spec.key))
+    target, known = open_target(spec), newest(spec)
+    seen = {manifest["partition"]: manifest["release_id"] for manifest in target.manifests()}
+    return {r.partition_text: _state(r, seen, known.get(r.partition_text), target) for r in releases}
+
+
+def newest(spec: PipelineSpec) -> dict[str, Known]:
+    """Of each partition, the release that the ledger heard of last, those that were given up aside."""
+    if spec.ledger is None:
+        return {}
+    with Ledger.open(spec.ledger) as ledger:
+        known = [release for release in ledger.releases(spec.pipeline) if release.state != "abandoned"]
+    return {release.request.partition: release for release in sorted(known, key=lambda release: release.updated)}
+
+
+def _state(release: Release, seen: dict[str, str], known: Known | None, target: Target) -> str:
+    if seen.get(release.partition_text) == release.id:
+        return "published"
+    if release.id in target.withdrawn():
+        return "withdrawn"
+    if known is not None and _at_work(known):
+        return "held"
+    charged = known.state if known is not None and known.release_id == release.id else None
+    if target.quarantined(release.id) or charged == "quarantined":
+        return "quarantined"
+    if target.staged(release.id) is not None or charged in UNFINISHED:
+        return "unfinished"
+    return "changed" if release.partition_text in seen else "new"
+
+
+def _at_work(known: Known) -> bool:
+    return known.holder is not None and not known.holder.dead()
+
+
+# ---- what is selected by it ------------------------------------------------------------------------------------------
+
+
+def has_state(state: str, pipeline: Pipeline) -> bool:
+    """Whether it is `changed`, `failed` or `new`, told at the least cost. Raises NoiselibError where it cannot be told."""
+    spec, _ = load_spec(pipeline.file)
+    if state == "new":  # nothing was ever published
+        return not open_target(spec).manifests()
+    if state == "changed":  # some partition's release is not published
+        return any(found not in ("published", "withdrawn") for found in standing(pipeline.file).values())
+    if spec.ledger is None:
+        return bool({"quarantined", "unfinished"} & set(standing(pipeline.file).values()))
+    # some partition's newest release failed its checks or stopped on its way
+    return any(known.state in UNFINISHED and not _at_work(known) for known in newest(spec).values())

@@ -1,0 +1,86 @@
+"""`noiselib ls`: each pipeline with where its releases stand and what is left of its budget. Reads no row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from noiselib.errors import NoiselibError
+from noiselib.ledger import Ledger
+from noiselib.pipelines import standing
+from noiselib.release import budget_of
+from noiselib.report.ledger_text import table
+from noiselib.selection import Graph, Pipeline
+from noiselib.spec import PipelineSpec, load_spec
+from noiselib.targets import open_target
+
+
+def listing(pipelines: Sequence[Pipeline], graph: Graph) -> list[dict[str, Any]]:
+    """One entry for each, in the order given. What cannot be told is None, and `problem` says why."""
+    return [_entry(pipeline, graph[pipeline.name]) for pipeline in pipelines]
+
+
+def _entry(pipeline: Pipeline, depends_on: Sequence[str]) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "pipeline": pipeline.name,
+        "file": str(pipeline.file),
+        "broken": pipeline.problem is not None,
+        "tags": list(pipeline.tags),
+        "purpose": pipeline.purpose or None,
+        "source": pipeline.source or None,
+        "target": pipeline.target or None,
+        "depends_on": list(depends_on),
+        "partitions": None,
+        "last_published": None,
+        "budget": None,
+        "problem": pipeline.problem,
+    }
+    if pipeline.problem is not None:
+        return entry
+    spec, _ = load_spec(pipeline.file)
+    try:
+        manifests = open_target(spec).manifests()
+        entry["last_published"] = max((manifest["published"] for manifest in manifests), default=None)
+        entry["budget"] = _budget(spec)
+        entry["partitions"] = dict(sorted(Counter(standing(pipeline.file).values()).items()))
+    except NoiselibError as error:
+        entry["problem"] = str(error)
+    return entry
+
+
+def _budget(spec: PipelineSpec) -> dict[str, Any] | None:
+    """Raises LedgerError where there is no ledger to tell."""
+    budget = budget_of(spec)
+    if budget is None or spec.ledger is None:
+        return None
+    spent = _spent(spec.ledger, budget.name)
+    limit = {"epsilon": budget.epsilon, "delta": budget.delta}
+    return {"name": budget.name, "limit": limit, "spent": spent, "remaining": max(0.0, budget.epsilon - spent)}
+
+
+def _spent(url: str, budget: str) -> float:
+    with Ledger.open(url) as ledger:
+        return sum(status.spent for status in ledger.show(budget))  # of one, or of none before it is first used
+
+
+def listing_text(entries: Sequence[dict[str, Any]]) -> str:
+    """The entries as a table."""
+    return table([_line(entry) for entry in entries]) if entries else "(no pipeline)"
+
+
+def _line(entry: dict[str, Any]) -> dict[str, Any]:
+    partitions, budget = entry["partitions"], entry["budget"]
+    counts = None if partitions is None else ", ".join(f"{n} {state}" for state, n in partitions.items()) or "none"
+    return {
+        "pipeline": entry["pipeline"],
+        "tags": " ".join(entry["tags"]),
+        "purpose": entry["purpose"],
+        "partitions": "broken" if entry["broken"] else counts or "not known",
+        "last published": entry["last_published"],
+        "budget": budget and budget["name"],
+        "epsilon left": budget and f"{budget['remaining']:.4g} of {budget['limit']['epsilon']:g}",
+        "depends on": " ".join(entry["depends_on"]),
+        "source": entry["source"],
+        "target": entry["target"],
+    }
