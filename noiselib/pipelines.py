@@ -13,7 +13,7 @@ from noiselib.ledger import Release as Known
 from noiselib.plan import Plan, make_plan
 from noiselib.release import Release, make_releases
 from noiselib.selection import Pipeline
-from noiselib.snapshot import TableMetadata, read_metadata
+from noiselib.snapshot import Locate, TableMetadata, read_source
 from noiselib.spec import PipelineSpec, load_spec
 from noiselib.targets import Target, open_target
 
@@ -46,10 +46,10 @@ def _twice(one: Pipeline, found: list[Pipeline]) -> Pipeline:
     return Pipeline(str(one.file), one.file, problem=problem)
 
 
-def load_plan(spec_file: Path) -> tuple[PipelineSpec, Plan, TableMetadata]:
-    """Spec, metadata and plan: reads no row, needs no Spark."""
+def load_plan(spec_file: Path, locate: Locate | None = None) -> tuple[PipelineSpec, Plan, TableMetadata]:
+    """Spec, metadata and plan: reads no row, and needs no Spark but for a table of its catalog, which `locate` finds."""
     spec, positions = load_spec(spec_file)
-    table = read_metadata(spec.source.path, spec.source.partition_by)
+    table = read_source(spec, positions, locate)
     return spec, make_plan(spec, table, positions), table
 
 

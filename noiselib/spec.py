@@ -44,20 +44,31 @@ REPLICA = "replica"  # the column that tells copies of one row apart
 Place = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(no_way_up)]
 
 
-class Table(Model):
-    """Where a table lies. A path is relative to the working directory."""
-
-    path: Place
-    format: Literal["parquet"] = "parquet"
-    partition_by: list[str] = Field(default_factory=list)
+CatalogName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,63}$")]
 
 
-class SqlCatalog(Model):
-    """An Iceberg catalog in a database, whose tables lie below `warehouse`. A database may hold catalogs of several names."""
+class Catalog(Model):
+    """A catalog of Iceberg tables in a database. A password does not belong here: name one of pyiceberg's configuration instead.
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] = "default"
+    name: under which the database knows the catalog: it may hold several
+    """
+
     uri: Annotated[str, Field(pattern=r"^(sqlite:///|postgresql\+psycopg://).+"), AfterValidator(no_way_up)]
     warehouse: Place
+    name: CatalogName = "default"
+
+
+class Table(Model):
+    """Where a table lies: a directory, relative to the working directory, or the name of a table in a catalog.
+
+    `version` pins a Delta version or an Iceberg snapshot; without it, a run reads the one that is current when it begins.
+    """
+
+    path: Place
+    format: Literal["parquet", "delta", "iceberg", "table"] = "parquet"
+    partition_by: list[str] = Field(default_factory=list)
+    catalog: Catalog | CatalogName | None = None
+    version: Annotated[int, Field(ge=0)] | None = None
 
 
 class Target(Model):
@@ -70,7 +81,7 @@ class Target(Model):
     path: Place
     format: Literal["parquet", "delta", "iceberg"] = "parquet"
     keep: Annotated[int, Field(ge=2, le=1000)] = 2
-    catalog: SqlCatalog | Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] | None = None
+    catalog: Catalog | CatalogName | None = None
     workspace: Place | None = None
 
     @model_validator(mode="after")
@@ -246,8 +257,21 @@ def _contradictions(spec: PipelineSpec) -> Iterator[tuple[tuple[str | int, ...],
     for index, check in enumerate(spec.checks):
         if check.column is not None and isinstance(named.get(check.column), Drop | None):
             yield ("checks", index), f"check of column {check.column!r}: it is not among the published columns"
+    yield from _source_contradictions(spec.source)
     yield from _group_contradictions(spec)
     yield from _purpose_contradictions(spec)
+
+
+def _source_contradictions(source: Table) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if source.format == "iceberg" and source.catalog is None:
+        yield (
+            ("source",),
+            "format iceberg: expected catalog: {uri: ..., warehouse: ...}, or its name in pyiceberg's configuration",
+        )
+    if source.format != "iceberg" and source.catalog is not None:
+        yield ("source", "catalog"), f"catalog: expected format iceberg, not {source.format}"
+    if source.format not in ("delta", "iceberg") and source.version is not None:
+        yield ("source", "version"), f"version {source.version}: expected format delta or iceberg, not {source.format}"
 
 
 def _purpose_contradictions(spec: PipelineSpec) -> Iterator[tuple[tuple[str | int, ...], str]]:

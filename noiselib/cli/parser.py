@@ -70,6 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", help="what a run would do and cost; reads no rows, spends nothing")
     _add_selection(plan, several=True)
     _add_accountant(plan)
+    _add_spark(plan)  # which it needs for a source in Spark's catalog alone
     plan.set_defaults(command=tools.plan)
     ls = commands.add_parser("ls", help="which pipelines there are, and where they stand; reads no rows")
     _add_pipelines(ls)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from noiselib.cli.log import log, progress
 from noiselib.cli.names import partitions, spec_file
 from noiselib.cli.signals import Interrupted
-from noiselib.cli.spark import open_spark
+from noiselib.cli.spark import locator, open_spark
 from noiselib.errors import ChecksFailed, NoiselibError
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def take(arguments: argparse.Namespace, pipeline: str, tell: Callable[[dict[str,
         from noiselib.spark.manifest import results
         from noiselib.spark.run import prepare
 
-        run = prepare(spec_file(pipeline), partitions(arguments.partition), progress(began))
+        where, wanted = spec_file(pipeline), partitions(arguments.partition)
+        run = prepare(where, wanted, progress(began), locate=locator(arguments))
         key = run.spec.key
         session.check_conf(arguments.spark_conf, key)  # here too: before anything is reserved
         name, run.take_over = run.spec.pipeline, arguments.take_over

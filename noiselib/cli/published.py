@@ -8,7 +8,7 @@ import time
 
 from noiselib.cli.log import progress
 from noiselib.cli.names import partitions, pipeline_or_release, published
-from noiselib.cli.spark import open_spark
+from noiselib.cli.spark import locator, open_spark
 
 
 def verify(arguments: argparse.Namespace) -> int:
@@ -17,7 +17,7 @@ def verify(arguments: argparse.Namespace) -> int:
 
     pipeline, release = pipeline_or_release(arguments.pipeline)
     wanted, say = partitions(arguments.partition), progress(time.monotonic())
-    run = prepare(pipeline, wanted, say, key_reference=arguments.key)
+    run = prepare(pipeline, wanted, say, key_reference=arguments.key, locate=locator(arguments))
     answer = verify.verify(run, open_spark(arguments, run.spec.pipeline, run.spec.key), release)
     if arguments.json:
         print(json.dumps(answer))

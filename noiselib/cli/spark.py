@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import signal
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from noiselib.snapshot import Catalogued, Locate
+    from noiselib.spec import PipelineSpec
 
 
 def open_spark(arguments: argparse.Namespace, app: str, key_reference: str | None = None) -> Any:
@@ -14,3 +18,14 @@ def open_spark(arguments: argparse.Namespace, app: str, key_reference: str | Non
     session = open_session(app, arguments.master, arguments.spark_conf, key_reference)
     signal.signal(signal.SIGINT, handler)  # Spark sets one of its own
     return session
+
+
+def locator(arguments: argparse.Namespace) -> Locate:
+    """Finds a source in Spark's catalog. Spark starts for that alone: other sources are found without it."""
+
+    def locate(spec: PipelineSpec) -> Catalogued:
+        from noiselib.spark.catalog import find_table
+
+        return find_table(open_spark(arguments, spec.pipeline, spec.key), spec.source.path)
+
+    return locate

@@ -11,7 +11,7 @@ from noiselib.cli.chosen import chosen, one
 from noiselib.cli.failures import common, told
 from noiselib.cli.log import progress
 from noiselib.cli.names import partitions, spec_file
-from noiselib.cli.spark import open_spark
+from noiselib.cli.spark import locator, open_spark
 from noiselib.errors import ReleaseHeld
 from noiselib.key import create_key_file
 
@@ -22,7 +22,8 @@ def plan(arguments: argparse.Namespace) -> int:
     pipeline = one(arguments)
     if pipeline is None:
         return _plans(arguments)
-    data = plan_data(spec_file(pipeline), partitions(arguments.partition), arguments.accountant)
+    wanted = partitions(arguments.partition)
+    data = plan_data(spec_file(pipeline), wanted, arguments.accountant, locator(arguments))
     print(json.dumps(data) if arguments.json else plan_text(data))
     return 0
 
@@ -33,9 +34,8 @@ def _plans(arguments: argparse.Namespace) -> int:
 
     wanted, (pipelines, _) = partitions(arguments.partition), chosen(arguments)
     codes: list[int] = []
-    data = plans_data(
-        pipelines, wanted, arguments.accountant, lambda error: codes.append(told(error, arguments.directory))
-    )
+    failed = lambda error: codes.append(told(error, arguments.directory))  # noqa: E731
+    data = plans_data(pipelines, wanted, arguments.accountant, failed, locator(arguments))
     print(json.dumps(data) if arguments.json else plans_text(data))
     return common(codes)
 
@@ -64,7 +64,9 @@ def audit(arguments: argparse.Namespace) -> int:
         from noiselib.spark.audit import audit_pipeline
 
         spark = lambda: open_spark(arguments, "audit")  # noqa: E731
-        findings = audit_pipeline(file, spark, arguments.rows, progress(began), arguments.confidence)
+        findings = audit_pipeline(
+            file, spark, arguments.rows, progress(began), arguments.confidence, locator(arguments)
+        )
     answer = audits.audit_data(of, findings)
     print(json.dumps(answer) if arguments.json else audits.audit_text(of, findings))
     return 0 if answer["success"] else 1

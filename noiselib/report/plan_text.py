@@ -14,26 +14,28 @@ from noiselib.ledger import Budget, Ledger, Preview, ReleaseRequest, preview
 from noiselib.pipelines import load_plan
 from noiselib.plan import Plan, describe_column, relation
 from noiselib.release import budget_of, make_release, request
-from noiselib.snapshot import Partition, choose_partitions, partition_text
+from noiselib.snapshot import Locate, Partition, choose_partitions, partition_text
 from noiselib.spec import PipelineSpec
 from noiselib.targets import open_target
 
 
-def plan_data(spec_file: Path, wanted: Sequence[dict[str, str]], accountant: Accountant = "pld") -> dict[str, Any]:
+def plan_data(
+    spec_file: Path, wanted: Sequence[dict[str, str]], accountant: Accountant = "pld", locate: Locate | None = None
+) -> dict[str, Any]:
     """The plan of the chosen partitions: columns, charge of one release, and what it would leave of the budget.
 
     Another accountant's figure for the charge is said beside it; the ledger pays by privacy loss distributions alone, the
-    tightest. Reads file names and footers, no rows. So it does not know the snapshot's fingerprint, and counts every
+    tightest. Reads a table's metadata and footers, no rows. So it does not know the snapshot's fingerprint, and counts every
     release as new.
     """
-    return planned(spec_file, wanted, accountant)[0]
+    return planned(spec_file, wanted, accountant, locate)[0]
 
 
 def planned(
-    spec_file: Path, wanted: Sequence[dict[str, str]], accountant: Accountant = "pld"
+    spec_file: Path, wanted: Sequence[dict[str, str]], accountant: Accountant = "pld", locate: Locate | None = None
 ) -> tuple[dict[str, Any], list[ReleaseRequest]]:
     """`plan_data`, and what the ledger would be asked for."""
-    spec, plan, table = load_plan(spec_file)
+    spec, plan, table = load_plan(spec_file, locate)
     partitions = choose_partitions(table, wanted)
     rows = [table.rows(partition) for partition in partitions]
     typical = sum(rows) // len(rows) if rows else 0
@@ -41,6 +43,7 @@ def planned(
         "pipeline": spec.pipeline,
         "purpose": spec.purpose,
         "source": spec.source.path,
+        "source_version": table.version,
         "target": spec.target.path,
         "columns": [describe_column(column, typical) for column in plan.columns],
         "partitions": [{"partition": partition_text(p), "rows": n} for p, n in zip(partitions, rows, strict=True)],
@@ -151,8 +154,9 @@ def plan_text(data: dict[str, Any]) -> str:
     """The plan as a table, the charge and what it leaves."""
     heads = ("column", "treatment", "mechanism", "noise", "guarantee", "error of a value", "of a mean or share")
     rows = [heads, *(_row(entry) for entry in data["columns"])]
+    version = "" if data["source_version"] is None else f" at version {data['source_version']}"
     lines = [
-        f"pipeline {data['pipeline']} ({data['purpose']}): {data['source']} -> {data['target']}",
+        f"pipeline {data['pipeline']} ({data['purpose']}): {data['source']}{version} -> {data['target']}",
         *_aligned(rows),
         "",
     ]

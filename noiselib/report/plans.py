@@ -13,6 +13,7 @@ from noiselib.release import budget_of
 from noiselib.report.ledger_text import table
 from noiselib.report.plan_text import outlook_of, planned
 from noiselib.selection import Pipeline
+from noiselib.snapshot import Locate
 from noiselib.spec import load_spec
 
 Account = tuple[str, Budget]  # a ledger's URL, and a budget in it
@@ -23,6 +24,7 @@ def plans_data(
     wanted: Sequence[dict[str, str]],
     accountant: Accountant,
     failed: Callable[[NoiselibError], object],
+    locate: Locate | None = None,
 ) -> dict[str, Any]:
     """The plan of each pipeline, and by budget what all of them add to it, composed and not added up.
 
@@ -34,7 +36,7 @@ def plans_data(
         try:
             if pipeline.problem:
                 raise SpecError(pipeline.problem)
-            data, requests = planned(pipeline.file, wanted, accountant)
+            data, requests = planned(pipeline.file, wanted, accountant, locate)
             spec, _ = load_spec(pipeline.file)
         except NoiselibError as error:
             failed(error)

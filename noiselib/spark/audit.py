@@ -27,6 +27,7 @@ from noiselib.key import create_key_file
 from noiselib.ledger import Ledger
 from noiselib.pipelines import load_plan
 from noiselib.plan import Plan
+from noiselib.snapshot import Locate
 from noiselib.spark.audit_values import Ends, outputs, worst_ends
 from noiselib.spark.path import walk
 from noiselib.spark.run import Say, prepare
@@ -49,6 +50,7 @@ class Layout:
 
     plan: Plan
     rows: int
+    example: str  # a data file of the pipeline's own source
 
     @cached_property
     def labels(self) -> int:
@@ -128,7 +130,12 @@ class Layout:
 
 
 def audit_pipeline(
-    spec_file: Path, spark: OpenSpark, rows: int, say: Say, confidence: float = CONFIDENCE
+    spec_file: Path,
+    spark: OpenSpark,
+    rows: int,
+    say: Say,
+    confidence: float = CONFIDENCE,
+    locate: Locate | None = None,
 ) -> list[Finding]:
     """Attack every noised column, the worst pair of them and the record, of a release of the pipeline's own making.
 
@@ -136,11 +143,11 @@ def audit_pipeline(
     Raises SpecError for a pipeline without a guarantee, or one whose published rows cannot be told apart; ChecksFailed if
     the release's own checks stop it.
     """
-    spec, plan, _ = load_plan(spec_file)
+    spec, plan, table = load_plan(spec_file, locate)
     if spec.privacy is None:
         raise SpecError(f"pipeline {spec.pipeline}: purpose {spec.purpose} makes no privacy claim, nothing to audit")
     with tempfile.TemporaryDirectory(prefix="noiselib-audit-") as home:
-        layout = Layout(plan, rows)
+        layout = Layout(plan, rows, table.files[0].path)
         ends = write_source(layout, Path(home))
         run = prepare(write_spec(spec_file, Path(home)), [], say)
         walk(run, spark)
@@ -151,7 +158,8 @@ def audit_pipeline(
 def write_spec(spec_file: Path, home: Path) -> Path:
     """The spec with everything that is not part of a release's values replaced by something temporary; JSON is YAML."""
     data, _, _ = read_yaml(spec_file)
-    data["source"]["path"], data["target"] = str(home / "source"), {"path": str(home / "published")}
+    data["source"] = {"path": str(home / "source"), "partition_by": data["source"].get("partition_by", [])}
+    data["target"] = {"path": str(home / "published")}
     data["key"], data["ledger"] = f"file:{home / 'noise.key'}", f"sqlite:///{home / 'ledger.db'}"
     data["privacy"]["limit"] = AMPLE | {"delta": data["privacy"]["limit"]["delta"]}
     data["checks"] = []  # they expect the pipeline's own data
@@ -168,7 +176,7 @@ def write_spec(spec_file: Path, home: Path) -> Path:
 def write_source(layout: Layout, home: Path) -> dict[str, Ends]:
     """Write the table to `home`/source; returns the two values of each noised column."""
     plan = layout.plan
-    kinds = {field.name: field.type for field in _source_schema(plan)}
+    kinds = {field.name: field.type for field in _source_schema(layout)}
     _check_row_key(layout)
     ends = {column.name: worst_ends(column, kinds[column.name]) for column in plan.noised}
     partners = {
@@ -194,11 +202,10 @@ def write_source(layout: Layout, home: Path) -> dict[str, Ends]:
     return ends
 
 
-def _source_schema(plan: Plan) -> pa.Schema:
+def _source_schema(layout: Layout) -> pa.Schema:
     """Of the pipeline's own source, whose rows are not read."""
-    root = Path(plan.spec.source.path.removeprefix("file://"))
-    file = next(file for file in sorted(root.rglob("*.parquet")) if not file.name.startswith(("_", ".")))
-    return pq.read_schema(file)
+    by = layout.plan.spec.source.partition_by
+    return pa.schema([field for field in pq.read_schema(layout.example) if field.name not in by])
 
 
 def _check_row_key(layout: Layout) -> None:

@@ -28,6 +28,7 @@ def make_manifest(run: Run, release: Release) -> dict[str, Any]:
         "purpose": run.spec.purpose,
         "spec": digest(canonical(run.plan)),
         "snapshot": release.snapshot,
+        "source_version": staged.get("source_version"),
         "key_id": release.key_id,
         "rows": staged["rows"],
         "rows_per_unit": 1 if run.plan.bounded_by_row_key else run.plan.rows_per_unit,

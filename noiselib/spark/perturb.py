@@ -29,10 +29,9 @@ from noiselib.spark.kernel import KeySource, Noise, memoized_udf, noise_udf, pri
 from noiselib.spark.keys import key_encoding, quoted, value_hash
 from noiselib.spark.points import adjusted, point, violations
 from noiselib.spark.swap import with_donors, with_row_counts
-from noiselib.spark.tables import PARTITION_TYPES, read_files, table_schema
+from noiselib.spark.tables import ORDINAL, PARTITION_TYPES, read_files, read_listed, table_schema, texts_of
 from noiselib.spec import REPLICA
 
-ORDINAL = "__ordinal"
 KEYS = ("__key_high", "__key_low")
 UNIT = ("__unit_high", "__unit_low")
 Fits = dict[str, tuple[Mechanism, ...]]
@@ -136,15 +135,19 @@ def published_columns(job: Job) -> list[Column]:
 
 def source_rows(spark: SparkSession, table: TableMetadata, releases: Sequence[Release]) -> DataFrame:
     """The releases' files, exactly those of the snapshot, with the release's ordinal in `__ordinal`."""
+    if table.version is not None:
+        return read_listed(spark, table, [table.files_of(release.partition) for release in releases])
     types = dict(table.schema)
     schema = table_schema(spark, table.files[0].path, [(name, types[name]) for name in table.partition_by])
     files = [file.path for release in releases for file in table.files_of(release.partition)]
     frame = read_files(spark, schema, table.path, files)
     if len(releases) == 1:
         return frame.withColumn(ORDINAL, F.lit(0).cast("bigint"))
-    rows = [(*(value for _, value in release.partition), index) for index, release in enumerate(releases)]
-    fields = [T.StructField(f"__p_{name}", PARTITION_TYPES[types[name]]) for name in table.partition_by]
-    ordinals = spark.createDataFrame(rows, T.StructType([*fields, T.StructField(ORDINAL, T.LongType())]))
+    rows = [(index, *texts_of(release.partition)) for index, release in enumerate(releases)]
+    fields = [T.StructField(f"__p_{name}", T.StringType()) for name in table.partition_by]
+    ordinals = spark.createDataFrame(rows, T.StructType([T.StructField(ORDINAL, T.LongType()), *fields]))
+    kinds = {f"__p_{name}": PARTITION_TYPES[types[name]] for name in table.partition_by}
+    ordinals = ordinals.withColumns({name: F.col(quoted(name)).cast(kind) for name, kind in kinds.items()})
     same = [F.col(quoted(name)).eqNullSafe(F.col(quoted(f"__p_{name}"))) for name in table.partition_by]
     joined = frame.join(F.broadcast(ordinals), same, "inner")
     return joined.drop(*[f"__p_{name}" for name in table.partition_by])

@@ -12,7 +12,7 @@ from noiselib.ledger import Budget, Holder, ReserveResult
 from noiselib.pipelines import load_plan
 from noiselib.plan import Plan
 from noiselib.release import Release, budget_of, make_releases
-from noiselib.snapshot import TableMetadata, choose_partitions
+from noiselib.snapshot import Locate, TableMetadata, choose_partitions
 from noiselib.spark.perturb import Inspection
 from noiselib.spec import PipelineSpec
 from noiselib.targets import Target, open_target
@@ -63,20 +63,25 @@ def prepare(
     say: Say,
     snapshot: str | None = None,
     key_reference: str | None = None,
+    locate: Locate | None = None,
 ) -> Run:
     """Everything known before the first row is read as rows: plan, snapshot, key id, release ids.
 
     `snapshot` holds the snapshot's identity to one taken elsewhere: for tests of equality only. `key_reference` leads to
     another key than the spec's: that of releases made before the key was replaced.
     """
-    spec, plan, table = load_plan(spec_file)
+    spec, plan, table = load_plan(spec_file, locate)
     spec = spec.model_copy(update={"key": key_reference or spec.key})
     key = load_key(spec.key)
     releases = make_releases(plan, table, choose_partitions(table, wanted), key, snapshot)
     target = open_target(spec)
     _check_target(target, spec)
-    say(f"plan      {spec.pipeline}: {len(releases)} releases, {len(plan.noised)} noised columns")
+    say(f"plan      {spec.pipeline}: {len(releases)} releases, {len(plan.noised)} noised columns{pinned(table)}")
     return Run(spec_file, spec, plan, table, target, releases, say)
+
+
+def pinned(table: TableMetadata) -> str:
+    return "" if table.version is None else f", version {table.version} of {table.path}"
 
 
 def _check_target(target: Target, spec: PipelineSpec) -> None:

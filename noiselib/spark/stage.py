@@ -51,11 +51,11 @@ def _write_and_stage(
             place = _write_empty(published, scratch / "empty", release)
         record = {
             "release_id": release.id,
+            "source_version": job.table.version,
             "columns": job.plan.published,
             "law": found,
-            **asdict(inspections[release.id]),
         }
-        target.stage(release, place, record)
+        target.stage(release, place, {**record, **asdict(inspections[release.id])})
         failpoint("while_staging")
 
 

@@ -6,15 +6,26 @@ Spark is given absolute paths only: a relative one it would look up where its JV
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
+from noiselib.snapshot import DataFile, Partition, TableMetadata
+from noiselib.spark.keys import quoted
+
 BATCH_ROWS, BATCH_BYTES = 4096, 16 << 20  # that Spark decodes at once, at most
-PARTITION_TYPES = {"int32": T.IntegerType(), "int64": T.LongType(), "string": T.StringType()}
+PARTITION_TYPES = {
+    "int8": T.ByteType(), "int16": T.ShortType(), "int32": T.IntegerType(), "int64": T.LongType(),
+    "string": T.StringType(), "boolean": T.BooleanType(), "date": T.DateType(),
+}  # fmt: skip
+ORDINAL = "__ordinal"  # of a row's release, among those of one job
+PLACE = "__place"
 
 
 def table_schema(spark: SparkSession, file: str, partition_types: Sequence[tuple[str, str]]) -> T.StructType:
@@ -32,6 +43,39 @@ def read_files(spark: SparkSession, schema: T.StructType, root: str, files: Sequ
     if files != [root]:
         reader = reader.option("basePath", _absolute(root))
     return reader.parquet(*map(_absolute, files))
+
+
+def read_listed(spark: SparkSession, table: TableMetadata, releases: Sequence[Sequence[DataFile]]) -> DataFrame:
+    """The rows of the releases' files with partition values from the table's own metadata, and the release's ordinal.
+
+    Neither a file's place nor its columns are asked for partition values. Row: one of the files.
+    """
+    types = dict(table.schema)
+    held = [field for field in table_schema(spark, table.files[0].path, []) if field.name not in table.partition_by]
+    paths = [file.path for files in releases for file in files]
+    _bound_batches(spark, paths)
+    frame = spark.read.schema(T.StructType(held)).parquet(*map(_absolute, paths))
+    place = F.regexp_replace(frame.metadataColumn("_metadata")["file_path"], "^file:/+", "/")
+    places = {unquote(uri): uri for uri in (re.sub("^file:/+", "/", uri) for uri in frame.inputFiles())}
+    rows = [
+        (places[file.path], ordinal, *texts_of(file.partition))
+        for ordinal, files in enumerate(releases)
+        for file in files
+    ]
+    texts = [T.StructField(name, T.StringType()) for name in table.partition_by]
+    columns = [T.StructField(PLACE, T.StringType()), T.StructField(ORDINAL, T.LongType()), *texts]
+    known = spark.createDataFrame(rows, T.StructType(columns))
+    known = known.withColumns(
+        {name: F.col(quoted(name)).cast(PARTITION_TYPES[types[name]]) for name in table.partition_by}
+    )
+    joined = frame.withColumn(PLACE, place).join(F.broadcast(known), PLACE, "left")
+    lost = F.raise_error(F.lit("a row of no listed file")).cast("bigint")  # never left out, unseen
+    return joined.withColumn(ORDINAL, F.coalesce(ORDINAL, lost)).drop(PLACE)
+
+
+def texts_of(partition: Partition) -> Iterator[str | None]:
+    """The values as texts, which Spark casts to each column's type."""
+    return (None if value is None else str(value) for _, value in partition)
 
 
 def read_directory(spark: SparkSession, root: Path, partition_types: Sequence[tuple[str, str]]) -> DataFrame:

@@ -158,7 +158,7 @@ class IcebergTarget(CommittedTarget):
             table.maintenance.expire_snapshots().by_ids(gone).commit()
 
 
-def _open(given: s.SqlCatalog | str) -> Catalog:
+def _open(given: s.Catalog | str) -> Catalog:
     if isinstance(given, str):
         return load_catalog(given)
     warehouse = str(local_path(given.warehouse, "iceberg"))

@@ -106,8 +106,8 @@ def test_the_pipelines_of_the_demo_can_be_laid_out(tmp_path: Path) -> None:
 
     for name, columns, numbered in [("flights_private", 5, "year"), ("aircraft_monthly_private", 4, None)]:
         file = Path(f"conf/pipelines/{name}.yaml")
-        _, plan, _ = load_plan(file)
-        layout, home = Layout(plan, 240), tmp_path / name
+        _, plan, table = load_plan(file)
+        layout, home = Layout(plan, 240, table.files[0].path), tmp_path / name
         home.mkdir()
         assert len(write_source(layout, home)) == columns
         assert layout.numbered == numbered

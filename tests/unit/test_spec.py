@@ -168,6 +168,21 @@ def test_all_problems_are_told_at_once(problems):
         ("key: file:noise.key", 'key: "file:\\0"', "null character"),
         ("ledger: sqlite:///ledger.db\n", "", "expected a ledger"),
         ("version: 1\n", "", "version: missing"),
+        ("format: parquet, partition_by", "format: orc, partition_by", "source.format is 'orc'"),
+        ("format: parquet, partition_by", "format: iceberg, partition_by", "format iceberg: expected catalog:"),
+        (
+            "format: parquet, partition_by",
+            "format: delta, catalog: lake, partition_by",
+            "expected format iceberg, not delta",
+        ),
+        ("format: parquet, partition_by", "version: 3, partition_by", "version 3: expected format delta or iceberg"),
+        ("format: parquet, partition_by", "format: delta, version: -1, partition_by", "source.version is -1"),
+        ("format: parquet, partition_by", "format: iceberg, catalog: 'a b', partition_by", "source.catalog"),
+        (
+            "format: parquet, partition_by",
+            "format: iceberg, catalog: {uri: 'mysql://db', warehouse: lake}, partition_by",
+            "source.catalog.uri is 'mysql://db'",
+        ),
     ],
 )
 def test_a_problem_is_told_with_its_line(problems, old, new, what):
@@ -175,6 +190,17 @@ def test_a_problem_is_told_with_its_line(problems, old, new, what):
     found = problems(text)
     assert any(what in problem for problem in found), found
     assert len({problem.partition(":")[0] for problem in found}) == 1, found  # one mistake, one place
+
+
+def test_sources_are_named_in_each_format(load):
+    old = "source: {path: in, format: parquet, partition_by: [day]}"
+    for new in (
+        "source: {path: in, format: delta, version: 3, partition_by: [day]}",
+        "source: {path: a.b, format: iceberg, catalog: lake, partition_by: [day]}",
+        "source: {path: a.b, format: iceberg, catalog: {uri: 'sqlite:///c.db', warehouse: lake}, partition_by: [day]}",
+        "source: {path: spark_catalog.a.b, format: table, partition_by: [day]}",
+    ):
+        assert load(but(old, new)).source.partition_by == ["day"]
 
 
 def test_the_line_is_the_one_to_be_changed(problems):

@@ -1,0 +1,106 @@
+"""Delta and Iceberg tables for tests, written by the formats' own libraries, and the sections of a spec that name them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from deltalake import DeltaTable, write_deltalake
+from pyiceberg.catalog import Catalog, load_catalog
+from pyiceberg.table import Table as IcebergTable
+from small_plan import spec_of
+
+from noiselib.snapshot import TableMetadata, read_source
+from noiselib.yaml_text import Positions
+
+SPEC = Positions("small.yaml", {(): 1, ("source",): 4, ("source", "partition_by"): 7})
+
+
+def metadata(source: dict[str, Any]) -> TableMetadata:
+    """What is read of the source that a spec's section names."""
+    return read_source(spec_of({}, purpose="dither", source=source), SPEC)
+
+
+@dataclass
+class Delta:
+    """A Delta table at `path`, partitioned by day unless said otherwise."""
+
+    path: Path
+    partition_by: list[str] = field(default_factory=lambda: ["day"])
+
+    @property
+    def source(self) -> dict[str, Any]:
+        return {"path": str(self.path), "format": "delta", "partition_by": self.partition_by}
+
+    @property
+    def table(self) -> DeltaTable:
+        return DeltaTable(self.path)
+
+    def append(self, rows: pa.Table) -> None:
+        write_deltalake(self.path, rows, mode="append", partition_by=self.partition_by or None)
+
+    def replace(self, day: int, rows: pa.Table) -> None:
+        """Another content of one day: one commit."""
+        write_deltalake(self.path, rows, mode="overwrite", predicate=f"day = {day}")
+
+    def vacuum(self) -> None:
+        """Remove every file that the latest version does not need."""
+        self.table.vacuum(0, dry_run=False, enforce_retention_duration=False)
+
+    def log(self, *actions: dict[str, Any]) -> None:
+        """One more commit, written by hand: what the library does not write."""
+        text = "\n".join(json.dumps(action) for action in actions) + "\n"
+        (self.path / "_delta_log" / f"{self.table.version() + 1:020}.json").write_text(text)
+
+    def added(self, number: int = 0) -> dict[str, Any]:
+        """An add action of the first commit."""
+        lines = (self.path / "_delta_log" / f"{0:020}.json").read_text().splitlines()
+        return [action["add"] for action in map(json.loads, lines) if "add" in action][number]
+
+
+@dataclass
+class Iceberg:
+    """An Iceberg table in a catalog below `home`, partitioned by day unless said otherwise."""
+
+    home: Path
+    schema: pa.Schema
+    partition_by: list[str] = field(default_factory=lambda: ["day"])
+    name: str = "features.small"
+
+    def __post_init__(self) -> None:
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.catalog.create_namespace_if_not_exists("features")
+        if not self.catalog.table_exists(self.name):
+            table = self.catalog.create_table(self.name, self.schema)
+            with table.update_spec() as spec:
+                for column in self.partition_by:
+                    spec.add_identity(column)
+
+    @property
+    def catalog(self) -> Catalog:
+        return load_catalog("default", type="sql", uri=f"sqlite:///{self.home}/catalog.db", warehouse=str(self.home))
+
+    @property
+    def source(self) -> dict[str, Any]:
+        catalog = {"uri": f"sqlite:///{self.home}/catalog.db", "warehouse": str(self.home)}
+        return {"path": self.name, "format": "iceberg", "partition_by": self.partition_by, "catalog": catalog}
+
+    @property
+    def table(self) -> IcebergTable:
+        return self.catalog.load_table(self.name)
+
+    @property
+    def version(self) -> int:
+        snapshot = self.table.current_snapshot()
+        assert snapshot is not None
+        return snapshot.snapshot_id
+
+    def append(self, rows: pa.Table) -> None:
+        self.table.append(rows)
+
+    def replace(self, day: int, rows: pa.Table) -> None:
+        """Another content of one day."""
+        self.table.overwrite(rows, overwrite_filter=f"day = {day}")
