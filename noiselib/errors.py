@@ -24,6 +24,13 @@ def choice(names: Collection[str]) -> str:
     return ", ".join([*islice(names, SHOWN_NAMES), *([f"and {more} more"] if more > 0 else [])])
 
 
+def exit_code(error: BaseException | None) -> int:
+    """What a command that ended by `error` tells the shell: 0 without one, 128 + its number after a signal."""
+    if error is None:
+        return 0
+    return int(getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1))
+
+
 class NoiselibError(Exception):
     """A handled failure: shown as one message without a traceback. Exit code 1."""
 

@@ -13,19 +13,19 @@ from noiselib.errors import NoiselibError
 def told(error: Exception, directory: Path) -> int:
     """Log what went wrong; the exit code. Raises the error itself where its traceback is asked for."""
     if isinstance(error, NoiselibError):
-        log(f"{type(error).__name__}: {error}")
+        log(str(error), "error", error=type(error).__name__, exit_code=error.exit_code)
         return error.exit_code
     if isinstance(
         error, OSError
     ):  # a full disk, a place that may not be written; the path stops at a step that is run again
-        log(f"{error.filename or directory}: {error.strerror or type(error).__name__}: stopped; run again to resume")
+        what = f"{error.filename or directory}: {error.strerror or type(error).__name__}"
+        log(f"{what}: stopped; run again to resume", "error", exit_code=1)
         return 1
     if os.environ.get("NOISELIB_TRACEBACK"):
         raise error
-    log(
-        f"unexpected {type(error).__name__}{_condition(error)}: stopped; what was reserved stays reserved, run again to resume"
-    )
+    what = f"unexpected {type(error).__name__}{_condition(error)}"
     log("NOISELIB_TRACEBACK=1 shows the traceback; keep it private, it may hold values of the data")
+    log(f"{what}: stopped; what was reserved stays reserved, run again to resume", "error", exit_code=1)
     return 1
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from noiselib.cli.failures import told
-from noiselib.cli.log import log
+from noiselib.cli.log import FORMS, asked_form, log, set_up
 from noiselib.cli.parser import make_parser
 from noiselib.cli.signals import interruptible
-from noiselib.errors import SpecError
+from noiselib.errors import SpecError, exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,17 +19,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     After a signal it is 128 + its number, as the shell counts: 130 for Ctrl-C, 143 for SIGTERM.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setLevel(logging.WARNING)  # some libraries set their own loggers lower
-    logging.basicConfig(handlers=[handler], format="%(message)s")
     arguments = make_parser().parse_args(argv)
+    set_up(arguments.log or FORMS[0])
     try:
         with interruptible():
+            set_up(asked_form(arguments.log))
             _enter(arguments.directory)
             return int(arguments.command(arguments))
     except KeyboardInterrupt as error:
-        log(f"interrupted ({error or 'SIGINT'}): what was reserved stays reserved; run again to resume")
-        return int(getattr(error, "exit_code", 130))
+        code, signal = exit_code(error), str(error) or "SIGINT"
+        log(f"interrupted ({signal}): what was reserved stays reserved; run again to resume", "error", exit_code=code)
+        return code
     except BrokenPipeError:  # the reader of stdout has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from noiselib.cli import ledger as ledger_command
-from noiselib.cli import listing, path, published, rollback, several, tools
+from noiselib.cli import listing, observe, path, published, rollback, several, tools
+from noiselib.cli.log import FORMS, VARIABLE
+
+SPARK_LOG = ("OFF", "FATAL", "ERROR", "WARN", "INFO", "DEBUG", "TRACE")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -42,6 +45,8 @@ def make_parser() -> argparse.ArgumentParser:
                 action="store_true",
                 help="take the releases from a run that still holds them; it can write nothing to the ledger afterwards",
             )
+            step.add_argument("--lineage", metavar="PLACE", help=f"OpenLineage events to {observe.PLACES}")
+            step.add_argument("--metrics", metavar="PLACE", help=f"Prometheus metrics to {observe.PLACES}")
             step.set_defaults(command=several.run if name == "run" else path.walk, step=name)
         if name == "run":
             step.add_argument("--fail-fast", action="store_true", help="of several: begin none after one has failed")
@@ -80,12 +85,23 @@ def make_parser() -> argparse.ArgumentParser:
     )
     ls.set_defaults(command=listing.ls)
     _add_tools(commands)
+    for command in commands.choices.values():
+        command.add_argument(
+            "--log", choices=FORMS, help=f"the form of the log on stderr (default: ${VARIABLE}, or console)"
+        )
     return parser
 
 
 def _add_spark(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--master", help="Spark master, where not run by spark-submit (default: local[*])")
     parser.add_argument("--spark-conf", type=Path, help="Spark settings, in the form of spark-defaults.conf")
+    parser.add_argument(
+        "--spark-log",
+        metavar="LEVEL",
+        choices=SPARK_LOG,
+        default="ERROR",
+        help=f"how much of Spark's own log is shown (default: ERROR): {', '.join(SPARK_LOG)}; above ERROR it may quote values",
+    )
 
 
 def _add_directory(parser: argparse.ArgumentParser) -> None:

@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noiselib.cli.log import log, progress
+from noiselib.cli.log import about, log, progress
 from noiselib.cli.names import partitions, spec_file
+from noiselib.cli.observe import Observers
 from noiselib.cli.signals import Interrupted
 from noiselib.cli.spark import locator, open_spark
 from noiselib.errors import ChecksFailed, NoiselibError
@@ -48,8 +49,12 @@ def take(arguments: argparse.Namespace, pipeline: str, tell: Callable[[dict[str,
     """Take the command's steps of `pipeline`. What came of it is told by `tell`, also where this then raises."""
     began, started = time.monotonic(), now()
     run: Run | None = None
+    failure: BaseException | None = None
+    observers = Observers(arguments.step)
     outcome = nothing_of(pipeline, "failed")
+    about(pipeline=pipeline, step="plan")
     try:
+        observers = Observers.asked(arguments)
         from noiselib.spark import path, session  # takes seconds
         from noiselib.spark.manifest import results
         from noiselib.spark.run import prepare
@@ -59,17 +64,21 @@ def take(arguments: argparse.Namespace, pipeline: str, tell: Callable[[dict[str,
         key = run.spec.key
         session.check_conf(arguments.spark_conf, key)  # here too: before anything is reserved
         name, run.take_over = run.spec.pipeline, arguments.take_over
+        about(pipeline=name)
+        observers.started(run)
         path.walk(run, lambda: open_spark(arguments, name, key), STEPS[arguments.step])
         outcome = results(run, "success")
     except BaseException as error:
-        status = status_of(error)
+        failure, status = error, status_of(error)
         if run is not None:
+            about(step=run.step)
             outcome = results(run, status)
         outcome |= {"status": status, "error": described(error)}
         raise
     finally:
         outcome |= {"started": started, "seconds": round(time.monotonic() - began, 3)}
         tell(outcome)
+        observers.ended(run, outcome, failure)
     return outcome
 
 
@@ -115,4 +124,4 @@ def write_results(path: Path, outcome: dict[str, Any]) -> None:
     try:
         _write(path, outcome)
     except OSError as error:
-        log(f"run results {path}: not written ({error.strerror})")
+        log(f"run results {path}: not written ({error.strerror})", "warning")

@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from noiselib.snapshot import Catalogued, Locate
     from noiselib.spec import PipelineSpec
 
+from noiselib.cli.log import spark_line
+
 
 def open_spark(arguments: argparse.Namespace, app: str, key_reference: str | None = None) -> Any:
     from noiselib.spark.session import open_session
 
     handler = signal.getsignal(signal.SIGINT)
-    session = open_session(app, arguments.master, arguments.spark_conf, key_reference)
+    session = open_session(app, arguments.master, arguments.spark_conf, key_reference, arguments.spark_log, spark_line)
     signal.signal(signal.SIGINT, handler)  # Spark sets one of its own
     return session
 

@@ -25,12 +25,13 @@ from noiselib.column_plan import ColumnPlan
 from noiselib.errors import SpecError
 from noiselib.key import create_key_file
 from noiselib.ledger import Ledger
+from noiselib.log_entry import Say
 from noiselib.pipelines import load_plan
 from noiselib.plan import Plan
 from noiselib.snapshot import Locate
 from noiselib.spark.audit_values import Ends, outputs, worst_ends
 from noiselib.spark.path import walk
-from noiselib.spark.run import Say, prepare
+from noiselib.spark.run import prepare
 from noiselib.spark.steps import OpenSpark
 from noiselib.yaml_text import read_yaml
 

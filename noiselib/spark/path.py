@@ -7,6 +7,7 @@ walks them in one process, a scheduler walks them as tasks, and a step that was 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from noiselib.spark.reserve import reserved
 from noiselib.spark.run import Run
@@ -21,18 +22,23 @@ def walk(run: Run, spark: OpenSpark, steps: Sequence[str] = ("perturb", "check",
                 must_be_staged(run, release)
     if any(run.settled(release) is None for release in run.releases):
         run.target.prove(run.plan.published)
-    with reserved(run) as ledger:
+    with ExitStack() as held:
+        with run.taking("reserve"):
+            ledger = held.enter_context(reserved(run))
         for release in run.releases:
             if run.status[release.id] == "withdrawn":
-                run.say(f"publish   release {release.id[:12]} ({release.partition_text or 'whole table'}) was rolled back from and "
-                        f"stays withdrawn; to undo that: noiselib rollback {run.spec_file} --to {release.id[:12]}")  # fmt: skip
+                what = f"release {release.id[:12]} ({release.partition_text or 'whole table'}) was rolled back from and stays withdrawn"
+                undo = f"noiselib rollback {run.spec_file} --to {release.id[:12]}"
+                run.tell("publish", f"{what}; to undo that: {undo}", release, "warning")
         if not run.open():
-            run.say(f"publish   nothing to do: {len(run.releases)} releases unchanged")
+            unchanged = len(run.releases)
+            run.tell("publish", f"nothing to do: {unchanged} releases unchanged", published=0, unchanged=unchanged)
             return
         for step in steps:
-            if step == "perturb":
-                perturb(run, ledger, spark)
-            elif step == "check":
-                check(run, ledger, spark)
-            elif step == "publish":
-                publish(run, ledger)
+            with run.taking(step):
+                if step == "perturb":
+                    perturb(run, ledger, spark)
+                elif step == "check":
+                    check(run, ledger, spark)
+                elif step == "publish":
+                    publish(run, ledger)

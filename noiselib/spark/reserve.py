@@ -32,8 +32,10 @@ def reserved(run: Run) -> Iterator[Ledger | None]:
             failpoint("after_reserve")
             for release in run.releases:
                 run.status[release.id] = _state(run, ledger, release)
-            run.say(f"reserve   {run.reserved.added:.4g} epsilon added to budget {budget.name}: "
-                    f"{run.reserved.epsilon_after:.4g} of {budget.epsilon:g} at delta {budget.delta:g}")  # fmt: skip
+            added, after = run.reserved.added, run.reserved.epsilon_after
+            run.tell("reserve", f"{added:.4g} epsilon added to budget {budget.name}: {after:.4g} of {budget.epsilon:g} "
+                     f"at delta {budget.delta:g}", budget=budget.name, epsilon_added=added, epsilon_spent=after,
+                     epsilon_limit=budget.epsilon, delta=budget.delta)  # fmt: skip
             with _renewed(ledger, run):
                 yield ledger
         finally:
@@ -64,7 +66,7 @@ def _renewed(ledger: Ledger, run: Run) -> Iterator[None]:
             try:
                 ledger.renew([found.release_id for found in known if found and found.state != "published"], run.holder)
             except NoiselibError as error:  # taken over, or the ledger is away: the next write to it will be refused
-                run.say(f"lease     not renewed: {error}")
+                run.tell("lease", f"not renewed: {error}", level="warning")
 
     thread = threading.Thread(target=renew, daemon=True)
     thread.start()

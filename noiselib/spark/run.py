@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from noiselib.errors import NoiselibError
 from noiselib.key import load_key
 from noiselib.ledger import Budget, Holder, ReserveResult
+from noiselib.log_entry import Level, LogEntry, Say
 from noiselib.pipelines import load_plan
 from noiselib.plan import Plan
 from noiselib.release import Release, budget_of, make_releases
@@ -17,13 +21,15 @@ from noiselib.spark.perturb import Inspection
 from noiselib.spec import PipelineSpec
 from noiselib.targets import Target, open_target
 
-Say = Callable[[str], None]
 SETTLED = ("published", "unchanged", "withdrawn")
 
 
 @dataclass
 class Run:
-    """One pipeline's releases on their way. `status` per release id: what became of it in this process."""
+    """One pipeline's releases on their way. `status` per release id: what became of it in this process.
+
+    `verdicts` per release id: its checks; `seconds` per step taken, of which `step` is the last.
+    """
 
     spec_file: Path
     spec: PipelineSpec
@@ -37,6 +43,9 @@ class Run:
     inspections: dict[str, Inspection] = field(default_factory=dict)
     holder: Holder = field(default_factory=Holder.current)
     take_over: bool = False  # releases from another run that still holds them
+    verdicts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    step: str = "plan"
 
     @property
     def budget(self) -> Budget | None:
@@ -56,6 +65,20 @@ class Run:
             return "unchanged"
         return "withdrawn" if release.id in self.target.withdrawn() else None
 
+    def tell(self, step: str, text: str, release: Release | None = None, level: Level = "info", **fields: Any) -> None:
+        """A line of the log, about the pipeline or one release of it."""
+        named = {"release": release.id, "partition": release.partition_text} if release else {}
+        self.say(LogEntry(step, text, level, {"pipeline": self.spec.pipeline, **named, **fields}))
+
+    @contextmanager
+    def taking(self, step: str) -> Iterator[None]:
+        """The block takes `step`, for as long as `seconds` says afterwards."""
+        self.step, began = step, time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[step] = time.monotonic() - began
+
 
 def prepare(
     spec_file: Path,
@@ -70,14 +93,19 @@ def prepare(
     `snapshot` holds the snapshot's identity to one taken elsewhere: for tests of equality only. `key_reference` leads to
     another key than the spec's: that of releases made before the key was replaced.
     """
+    began = time.monotonic()
     spec, plan, table = load_plan(spec_file, locate)
     spec = spec.model_copy(update={"key": key_reference or spec.key})
     key = load_key(spec.key)
     releases = make_releases(plan, table, choose_partitions(table, wanted), key, snapshot)
     target = open_target(spec)
     _check_target(target, spec)
-    say(f"plan      {spec.pipeline}: {len(releases)} releases, {len(plan.noised)} noised columns{pinned(table)}")
-    return Run(spec_file, spec, plan, table, target, releases, say)
+    run = Run(spec_file, spec, plan, table, target, releases, say)
+    noised = len(plan.noised)
+    run.tell("plan", f"{spec.pipeline}: {len(releases)} releases, {noised} noised columns{pinned(table)}",
+             releases=len(releases), noised_columns=noised, source_version=table.version)  # fmt: skip
+    run.seconds["plan"] = time.monotonic() - began
+    return run
 
 
 def pinned(table: TableMetadata) -> str:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from noiselib.errors import NoiselibError, SpecError
+from noiselib.spark.java_output import JavaOutput
 from noiselib.spark.leaks import refuse_leaks, session_settings
 
 # What must hold however the session was made, each settable while it runs.
@@ -26,12 +28,22 @@ REQUIRED = {
     "spark.sql.sources.parallelPartitionDiscovery.parallelism": "32",  # by default a task for each file, only to find its size
 }
 QUIET_LOG = Path(__file__).with_name("log4j2.properties")
+OPTIONS = "spark.driver.extraJavaOptions"
+LOG_LEVELS = ("OFF", "FATAL", "ERROR", "WARN", "INFO", "DEBUG", "TRACE")
 
 
 def open_session(
-    app: str, master: str | None = None, conf_file: Path | None = None, key_reference: str | None = None
+    app: str,
+    master: str | None = None,
+    conf_file: Path | None = None,
+    key_reference: str | None = None,
+    log_level: str = "ERROR",
+    show: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> SparkSession:
     """The running session, or a new one: on `master` (default local[*]), with `conf_file` in spark-defaults form.
+
+    log_level: of Spark's log, one of LOG_LEVELS; above ERROR it may quote values of the data
+    show: is given each line that Java and the workers write to stderr (under spark-submit they have a stderr of their own)
 
     Under spark-submit the session's own configuration stands. Raises NoiselibError where Java or Spark cannot start, and
     SpecError for settings that would show values of the data, or the key that `key_reference` leads to.
@@ -40,22 +52,33 @@ def open_session(
     os.environ["PYSPARK_PYTHON"] = os.environ.get("PYSPARK_PYTHON") or sys.executable
     os.environ["PYSPARK_DRIVER_PYTHON"] = os.environ["PYSPARK_PYTHON"]
     builder = SparkSession.builder.appName(f"noiselib {app}")
+    java = JavaOutput(show, keep_back=LOG_LEVELS.index(log_level) <= LOG_LEVELS.index("ERROR"))
     if "PYSPARK_GATEWAY_PORT" not in os.environ:  # spark-submit sets it, on a cluster too, and has a master of its own
         settings = {"spark.master": "local[*]", "spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false"}
-        settings |= {"spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={QUIET_LOG}"} | given
-        for name, value in (settings | ({"spark.master": master} if master else {})).items():
+        settings |= given | ({"spark.master": master} if master else {})
+        settings[OPTIONS] = f"{_log_options(log_level)} {given.get(OPTIONS, '')}".rstrip()
+        for name, value in settings.items():
             builder = builder.config(name, value)
     try:
+        if "PYSPARK_GATEWAY_PORT" not in os.environ:
+            java.launch(settings)
         session = builder.getOrCreate()
     except Exception as error:  # a JVM that does not start raises many kinds
+        java.failed()
         raise NoiselibError(
             f"Spark does not start ({type(error).__name__}): expected Java 17 or newer on the PATH or in JAVA_HOME"
         ) from error
     refuse_leaks(session_settings(session), key_reference)
-    session.sparkContext.setLogLevel("ERROR")
+    session.sparkContext.setLogLevel(log_level)
+    java.started()
     for name, value in REQUIRED.items():
         session.conf.set(name, value)
     return session
+
+
+def _log_options(level: str) -> str:
+    """Java options, before the user's own: what they say of the log stands."""
+    return f"-Dlog4j2.configurationFile={QUIET_LOG} -Dnoiselib.spark.log={level.lower()}"
 
 
 def end_session(wait_seconds: float = 5.0) -> None:

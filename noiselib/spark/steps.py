@@ -13,6 +13,7 @@ from pyspark.sql import SparkSession
 from noiselib.errors import ChecksFailed, InputError, NoiselibError
 from noiselib.failpoint import failpoint
 from noiselib.ledger import Ledger
+from noiselib.log_entry import Level
 from noiselib.plan import digest
 from noiselib.release import Release
 from noiselib.spark.causes import cause
@@ -34,7 +35,8 @@ def perturb(run: Run, ledger: Ledger | None, spark: OpenSpark) -> None:
         try:
             run.inspections = inspect(session, job)
             failpoint("after_inspect")
-            run.say(f"perturb   {sum(i.rows for i in run.inspections.values())} rows of {len(todo)} releases")
+            rows = sum(found.rows for found in run.inspections.values())
+            run.tell("perturb", f"{rows} rows of {len(todo)} releases", rows=rows, releases=len(todo))
             stage(session, job, run.target, run.inspections)
         except Exception as error:
             found = cause(error, run.table, [release.partition for release in todo], run.target)
@@ -46,7 +48,9 @@ def perturb(run: Run, ledger: Ledger | None, spark: OpenSpark) -> None:
         if ledger is not None and ledger_state(ledger, release) != "published":
             ledger.advance(release.id, "staged", holder=run.holder)
         run.status[release.id] = "staged"
-    run.say(f"stage     {len(todo)} releases staged, {len(run.releases) - len(todo)} were there")
+        run.tell("stage", "staged", release, "debug")
+    there = len(run.releases) - len(todo)
+    run.tell("stage", f"{len(todo)} releases staged, {there} were there", staged=len(todo), there=there)
 
 
 def _started(run: Run, ledger: Ledger | None, spark: OpenSpark, todo: Sequence[Release]) -> SparkSession:
@@ -75,15 +79,15 @@ def check(run: Run, ledger: Ledger | None, spark: OpenSpark) -> None:
         must_be_staged(run, release)
         if _passed(run, release):
             run.status[release.id] = "checked"
+            run.verdicts[release.id] = (run.target.checks(release.id) or {})["checks"]
             continue
         result = {**_check_release(run, release, spark), **_checked(run, release)}
-        for verdict in result["checks"]:
-            if not verdict["success"]:
-                what = f"{verdict['check']}{' of ' + verdict['column'] if verdict['column'] else ''}"
-                run.say(f"check     {verdict['severity']}: {release.partition_text} {what} failed")
+        run.verdicts[release.id] = result["checks"]
+        _tell_failed(run, release)
         if result["success"]:
             run.target.record_checks(release.id, result)
             run.status[release.id] = "checked"
+            run.tell("check", "passed", release, "debug", checks=len(result["checks"]))
         else:
             failed.append((release, result))
     for release, result in failed:
@@ -92,7 +96,16 @@ def check(run: Run, ledger: Ledger | None, spark: OpenSpark) -> None:
         named = [f"{r.partition_text or r.pipeline}: {', '.join(_failures(result))}" for r, result in failed]
         raise ChecksFailed("checks failed, nothing is published:\n" + "\n".join(named))
     failpoint("after_check")
-    run.say(f"check     {len(run.releases)} releases passed")
+    run.tell("check", f"{len(run.releases)} releases passed", releases=len(run.releases))
+
+
+def _tell_failed(run: Run, release: Release) -> None:
+    for verdict in run.verdicts[release.id]:
+        if not verdict["success"]:
+            what = f"{verdict['check']}{' of ' + verdict['column'] if verdict['column'] else ''}"
+            named = {name: verdict[name] for name in ("check", "column", "severity")}
+            level: Level = "error" if verdict["severity"] == "error" else "warning"
+            run.tell("check", f"{verdict['severity']}: {release.partition_text} {what} failed", release, level, **named)
 
 
 def _check_release(run: Run, release: Release, spark: OpenSpark) -> dict[str, Any]:
@@ -157,7 +170,10 @@ def publish(run: Run, ledger: Ledger | None) -> None:
         failpoint("after_commit")
         run.target.discard(release.id)
         run.status[release.id] = "published"
-    run.say(f"publish   {len(ready)} releases to {run.target}, {len(run.releases) - len(ready)} unchanged")
+        run.tell("publish", "published", release, "debug", rows=manifests[release.id]["rows"])
+    unchanged = len(run.releases) - len(ready)
+    run.tell("publish", f"{len(ready)} releases to {run.target}, {unchanged} unchanged",
+             published=len(ready), unchanged=unchanged, target=str(run.target))  # fmt: skip
 
 
 def must_be_staged(run: Run, release: Release) -> None:

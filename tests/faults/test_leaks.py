@@ -25,6 +25,7 @@ from noiselib.spark.perturb import Job, noised_rows, published_columns
 from noiselib.spark.run import prepare
 
 pytestmark = pytest.mark.faults
+TOLD = ["lineage.jsonl", "metrics.prom"]
 NAME, AMOUNT = "canary name 5512", 13.37251937  # values that no release may show
 
 
@@ -84,7 +85,15 @@ def logged(small: Small, environment: dict[str, str]) -> Watched:
         f"spark.eventLog.enabled true\nspark.eventLog.dir {events.as_uri()}\nspark.eventLog.compress false\n"
         "spark.sql.shuffle.partitions 2\n"
     )
-    run = watched(small, environment, "--master", "local[1]", "--spark-conf", str(conf))
+    told = (
+        "--lineage",
+        f"file:{small.home / 'lineage.jsonl'}",
+        "--metrics",
+        f"file:{small.home / 'metrics.prom'}",
+        "--log",
+        "json",
+    )
+    run = watched(small, environment, "--master", "local[1]", "--spark-conf", str(conf), *told)
     assert len(run.commands) >= 3  # the driver, its Java, a worker
     return run
 
@@ -118,6 +127,7 @@ def test_nothing_that_a_run_writes_holds_a_key_or_a_raw_value(finished: tuple[Sm
         "_noiselib/",
         ".parquet as values",
         "stderr",
+        *TOLD,
     )
     assert [kind for kind in kinds if not any(kind in name for name in texts)] == []
     assert any(b"SparkListenerSQLExecutionStart" in text for name, text in texts.items() if name.startswith("events/"))
@@ -130,7 +140,7 @@ def test_nothing_that_a_run_writes_holds_a_key_or_a_raw_value(finished: tuple[Sm
 
 
 @pytest.mark.parametrize("how", forms(b"").keys())
-@pytest.mark.parametrize("kind", ["events/", "ledger.db", "run_results.json", "_noiselib/", "stderr", "stdout"])
+@pytest.mark.parametrize("kind", ["events/", "ledger.db", "run_results.json", "_noiselib/", "stderr", "stdout", *TOLD])
 def test_the_search_finds_a_key_planted_there(finished: tuple[Small, Watched, Secrets], kind: str, how: str) -> None:
     small, _, hidden = finished
     name, text = next((name, text) for name, text in written(small).items() if kind in name)
