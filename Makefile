@@ -4,7 +4,7 @@
 PYTHON ?= python3
 export PYTHON
 
-.PHONY: demo test test-faults fuzz lint bench docs features setup setup-airflow setup-bench setup-postgresql lock audit clean
+.PHONY: demo test test-faults test-platform fuzz lint bench docs features setup setup-airflow setup-bench setup-postgresql lock audit clean
 
 demo: features
 	.venv/bin/python jobs/demo.py
@@ -16,6 +16,10 @@ test: setup-airflow setup-postgresql features
 # The counts printed at the end are kept in faults.json.
 test-faults: setup-airflow setup-postgresql features
 	.venv/bin/python -m pytest -n 0 -m "faults or long"
+
+# Against real services (docs/airflow.md, docs/testing.md), started by the tests.
+test-platform: setup-airflow setup-postgresql features
+	.venv/bin/python -m pytest -n 0 -m platform
 
 # Coverage-guided, five minutes; what it finds goes to build/fuzz.
 fuzz:

@@ -1,67 +1,82 @@
-"""One DAG per pipeline, named like it: the steps of the path as spark-submit tasks.
+"""One DAG per pipeline, named like it: the steps of the path as tasks, scheduled as its spec says.
 
 Every step finds its releases anew from spec, snapshot and key, so a task may be retried, cleared or run twice: what is
-done is not done again, what is paid is not paid again. Neither Spark nor noiselib is imported here, and the noise key
-stays out of it: a task is given the spec's path, and the spec refers to the key.
+done is not done again, what is paid is not paid again. Neither Spark nor noiselib is imported here.
 
 Where Spark runs is said by the connection spark_default; NOISELIB_SPARK_CONF may name a file of settings for it.
 """
 
 import os
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
-from airflow.sdk import DAG, Param, chain
-from pipeline_specs import PIPELINES, PROJECT, read_pipelines
+from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, Param, chain, get_parsing_context
+from noise_tasks import Command, SparkStep
+from notices import Notice
+from pipeline_specs import PIPELINES, PROJECT, Pipeline, read_pipelines
 
 STEPS = ("reserve", "perturb", "check", "publish")
 SPARK_CONF = os.environ.get("NOISELIB_SPARK_CONF")
 PARTITION = {
     "type": ["null", "string"],
     "pattern": "^[^=/]+=[^=/]+(/[^=/]+=[^=/]+)*$",
-    "description": "Only this partition, as in month=3. Empty: all of them.",
+    "description": "Only this partition, as in month=3. Empty: that of the run's date if the spec's schedule names one, or all.",
 }
 
 
-def make_dag(pipeline: str, spec: Path) -> None:
+def make_dag(pipeline: Pipeline) -> None:
     """Airflow finds the DAG by itself: it was entered by `with`."""
+    schedule = pipeline.schedule
     with DAG(
-        pipeline,
-        schedule=None,
+        pipeline.name,
+        schedule=when(pipeline),
+        start_date=schedule.start,
+        catchup=schedule.catchup,
         max_active_runs=1,  # a release is held by one run at a time: another could only fail
         params={"partition": Param(None, **PARTITION)},
         tags=["noiselib"],
     ):
+        common = common_arguments(pipeline)
+        outlets = [Asset(uri=pipeline.target)] if pipeline.target else []
         tasks = [
-            SparkSubmitOperator(
-                task_id=step,
-                name=f"{pipeline}.{step}",
-                application=str(PROJECT / "jobs" / f"{step}.py"),
-                application_args=arguments(pipeline, spec, step),
-                properties_file=str(PROJECT / SPARK_CONF) if SPARK_CONF else None,
-            )
-            for step in STEPS
+            Command(task_id="plan", **common),
+            *(spark_step(pipeline, step, common) for step in STEPS),
+            Command(task_id="report", outlets=outlets, on_success_callback=common.get("on_failure_callback"), **common),
         ]
+        for task in tasks:
+            task.pipeline = pipeline
         chain(*tasks)
 
 
-def arguments(pipeline: str, spec: Path, step: str) -> Callable[..., list[str]]:
-    """The step's arguments, made when it runs: a template could not leave one out."""
-
-    def rendered(context: Any, jinja_env: Any) -> list[str]:
-        partition = context["params"]["partition"]
-        return [
-            str(spec),
-            *(["--partition", partition] if partition else []),
-            *["--directory", str(PROJECT)],  # a task runs in a folder of Airflow's, but the spec's paths are ours
-            *["--results", f"run_results/{pipeline}/{step}.json"],  # other steps may be running at the same time
-        ]
-
-    return rendered
+def spark_step(pipeline: Pipeline, step: str, common: dict[str, Any]) -> SparkStep:
+    return SparkStep(
+        task_id=step,
+        name=f"{pipeline.name}.{step}",
+        application=str(PROJECT / "jobs" / f"{step}.py"),
+        properties_file=str(PROJECT / SPARK_CONF) if SPARK_CONF else None,
+        **common,
+    )
 
 
+def when(pipeline: Pipeline) -> Any:
+    """A run at the end of each interval, about the partition of its start; or when the source has changed; or by hand."""
+    every = pipeline.schedule.every
+    if every == "source":
+        return [Asset(uri=pipeline.source)]
+    return CronDataIntervalTimetable(every, timezone="UTC") if every else None
+
+
+def common_arguments(pipeline: Pipeline) -> dict[str, Any]:
+    """Of every task; what the spec does not say is left to Airflow's settings. (The DAG's default_args would be copied deeply
+    for each task, which takes longer than all the rest.)
+    """
+    schedule = pipeline.schedule
+    notice = Notice(pipeline) if schedule.notify else None
+    named = {"pool": pipeline.pool, "retries": schedule.retries, "retry_delay": schedule.retry_delay}
+    return {name: value for name, value in (named | {"on_failure_callback": notice}).items() if value is not None}
+
+
+wanted = get_parsing_context().dag_id  # a task needs its own DAG only
 pipelines, _ = read_pipelines(PIPELINES)  # what is broken is reported by broken_pipelines.py
-for name, file in pipelines.items():
-    make_dag(name, file)
+for name, each in pipelines.items():
+    if wanted in (None, name):
+        make_dag(each)

@@ -1,43 +1,181 @@
-"""Which pipelines there are. A DAG needs no more of a spec than the pipeline's name; its tasks read the rest.
+"""Which pipelines there are, and what a DAG needs of their specs: name, schedule, tables, whose the key is.
 
-The specs are in the project's conf/pipelines, or in the folder that NOISELIB_PIPELINES names.
+The specs are in the project's conf/pipelines, or in the folder that NOISELIB_PIPELINES names. They are read as plain
+YAML; noiselib, which its tasks run, judges the rest of them.
 """
 
 import os
 import re
 from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import yaml
+from croniter import croniter
 
 PROJECT = Path(__file__).resolve().parents[1]
 PIPELINES = PROJECT / (os.environ.get("NOISELIB_PIPELINES") or "conf/pipelines")
 NAME = "[a-z][a-z0-9_]{0,62}"  # as in the spec
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where there is one: some times as fast
+PARTS = ("pipeline", "source", "target", "key", "schedule")
+CRON = {"@quarterly": "0 0 1 */3 *"}  # Airflow's, and not croniter's
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def read_pipelines(directory: Path) -> tuple[dict[str, Path], list[str]]:
-    """Each pipeline's spec by the pipeline's name, and a complaint about every file that no DAG can be made of.
+@dataclass(frozen=True)
+class Schedule:
+    """The spec's `schedule`. What is None is left to Airflow's settings."""
+
+    every: str | None = None  # `source`, a preset or a cron line; None: started by hand
+    start: datetime | None = None
+    catchup: bool = False
+    retries: int | None = None
+    retry_delay: timedelta | None = None
+    pool: str | None = None
+    partition: dict[str, str] = field(default_factory=dict)
+    notify: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    name: str
+    file: Path
+    source: str | None  # URIs of the tables, by which assets are known
+    target: str | None
+    key_connection: str | None  # of a key that Airflow holds
+    schedule: Schedule
+
+    @property
+    def pool(self) -> str:
+        """One slot for whatever writes to a target. scripts/airflow_pools.py makes it."""
+        place = self.schedule.pool or self.target or self.name
+        return re.sub("[^A-Za-z0-9_.-]+", "_", place.removeprefix(PROJECT.as_uri() + "/"))[-200:]
+
+
+def read_pipelines(directory: Path) -> tuple[dict[str, Pipeline], list[str]]:
+    """Each pipeline by its name, and a complaint about every file that no DAG can be made of.
 
     Two files of one name are both broken: either would publish, and be charged, in the other's name.
     """
     if not directory.is_dir():
         return {}, [f"{directory}: no such folder; expected the pipelines' specs"]
-    named: dict[str, list[Path]] = defaultdict(list)
+    named: dict[str, list[Pipeline]] = defaultdict(list)
     broken = []
     for file in sorted(directory.glob("*.yaml")):
         try:
-            named[pipeline_name(file)].append(file)
+            pipeline = read_pipeline(file)
+            named[pipeline.name].append(pipeline)
         except (OSError, ValueError, yaml.YAMLError) as error:
             broken.append(f"{file}: {error}")
-    for name, files in named.items():
-        if len(files) > 1:
-            broken.append(f"{', '.join(map(str, files))}: pipeline {name} in each; expected it in one")
-    return {name: files[0] for name, files in named.items() if len(files) == 1}, broken
+    for name, same in named.items():
+        if len(same) > 1:
+            files = ", ".join(str(pipeline.file) for pipeline in same)
+            broken.append(f"{files}: pipeline {name} in each; expected it in one")
+    return {name: same[0] for name, same in named.items() if len(same) == 1}, broken
 
 
-def pipeline_name(file: Path) -> str:
-    spec = yaml.safe_load(file.read_bytes())
-    name = spec.get("pipeline") if isinstance(spec, dict) else None
+def read_pipeline(file: Path) -> Pipeline:
+    spec = read_parts(file)
+    name = spec.get("pipeline")
     if not isinstance(name, str) or not re.fullmatch(NAME, name):
         raise ValueError(f"pipeline is {name!r}; expected a name like {NAME}")
-    return name
+    schedule = read_schedule(spec.get("schedule") or {})
+    source, target = (table_uri(spec.get(table)) for table in ("source", "target"))
+    if schedule.every == "source" and source is None:
+        raise ValueError("schedule.every is 'source'; expected a source with a path")
+    scheme, _, connection = str(spec.get("key")).partition(":")
+    return Pipeline(name, file, source, target, connection if scheme == "airflow" else None, schedule)
+
+
+def read_parts(file: Path) -> dict[str, Any]:
+    """The parts of a spec that a DAG is made of. Its columns, most of it, are not made into objects: that takes long."""
+    loader = LOADER(file.read_bytes())
+    try:
+        root = loader.get_single_node()
+        parts = root.value if isinstance(root, yaml.MappingNode) else []
+        return {key.value: loader.construct_object(value, deep=True) for key, value in parts if key.value in PARTS}
+    finally:
+        loader.dispose()
+
+
+def table_uri(table: Any) -> str | None:
+    """A table's URI: that of its path; `noiselib://table/` and its name for one in a catalog, whatever its format."""
+    path = table.get("path") if isinstance(table, dict) else None
+    if not isinstance(path, str):
+        return None
+    if table.get("format") in ("iceberg", "table"):
+        return f"noiselib://table/{path}"
+    return path if "://" in path else (PROJECT / path).as_uri()
+
+
+def read_schedule(given: Any) -> Schedule:
+    """Raises ValueError for what no DAG can be made of, naming it."""
+    if not isinstance(given, dict):
+        raise ValueError(f"schedule is {given!r}; expected a mapping")
+    read = {
+        "every": (_when, "source, a preset such as @monthly, or a cron line"),
+        "start": (_day, "a date like 2013-01-31"),
+        "catchup": (_a(bool), "true or false"),
+        "retries": (_a(int), "a whole number"),
+        "retry_delay": (_duration, "a duration like 30s, 5m, 2h or 1d"),
+        "pool": (_a(str), "a pool's name"),
+        "partition": (_templates, "patterns of strftime by partition column, as in month: '%-m'"),
+        "notify": (_notify, "url, and when: a list of success, failure, over_budget"),
+    }
+    values = {}
+    for name, value in given.items():
+        if name not in read:
+            raise ValueError(f"schedule.{name}: unknown key; expected one of {', '.join(read)}")
+        if value is None:
+            continue
+        made = read[name][0](value)
+        if made is None:
+            raise ValueError(f"schedule.{name} is {value!r}; expected {read[name][1]}")
+        values[name] = made
+    schedule = Schedule(**values)
+    if schedule.every not in (None, "source") and schedule.start is None:
+        raise ValueError(f"schedule.every is {schedule.every!r}; expected start, the first interval's day")
+    return schedule
+
+
+# Each gives None for a value that is not what was expected.
+
+
+def _a(kind: type) -> Any:
+    return lambda value: value if type(value) is kind else None
+
+
+def _when(value: Any) -> str | None:
+    if value == "source":
+        return value
+    line = CRON.get(value, value) if isinstance(value, str) else ""
+    return line if croniter.is_valid(line) else None
+
+
+def _day(value: Any) -> datetime | None:
+    """YAML reads a date as such, unless it stands in quotes."""
+    try:
+        day = date.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
+    return datetime(day.year, day.month, day.day, tzinfo=UTC) if type(day) is date else None
+
+
+def _duration(value: Any) -> timedelta | None:
+    match = re.fullmatch("([1-9][0-9]{0,3})([smhd])", str(value))
+    return timedelta(seconds=int(match[1]) * SECONDS[match[2]]) if match else None
+
+
+def _templates(value: Any) -> dict[str, str] | None:
+    fits = isinstance(value, dict) and all(isinstance(text, str) for item in value.items() for text in item)
+    return value if fits else None
+
+
+def _notify(value: Any) -> dict[str, Any] | None:
+    known = {"success", "failure", "over_budget"}
+    if not isinstance(value, dict) or not isinstance(value.get("url"), str) or not set(value) <= {"url", "when"}:
+        return None
+    when = value.get("when", ["failure", "over_budget"])
+    return {"url": value["url"], "when": when} if isinstance(when, list) and set(when) <= known else None

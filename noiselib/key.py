@@ -2,7 +2,8 @@
 
 Whoever holds the key can take the noise off every release made with it. So the key itself never enters a spec, a command
 line, a Spark conf or closure, a log or an artifact: only its reference (`file:PATH`, `env:NAME`) and its id do, and each
-process that needs the key resolves the reference itself.
+process that needs the key resolves the reference itself. `airflow:CONNECTION` is resolved by the DAG's tasks, which hand
+the job a `file:` reference in its place.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ def load_key(reference: str) -> NoiseKey:
         if text is None:
             raise NoiseKeyError(f"key {reference}: environment variable {rest} is not set")
         return _decode(text, reference)
+    if scheme == "airflow":
+        raise NoiseKeyError(
+            f"key {reference}: is known to Airflow's tasks only; expected --key file:PATH or --key env:NAME"
+        )
     raise NoiseKeyError(f"key reference of scheme {scheme!r}: expected file:PATH or env:NAME")
 
 

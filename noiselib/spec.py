@@ -34,6 +34,7 @@ from noiselib.column_spec import (
 )
 from noiselib.errors import SpecError, choice, told
 from noiselib.patterns import check_pattern
+from noiselib.schedule import Schedule
 from noiselib.yaml_text import Positions, read_yaml
 
 NAME = r"^[a-z][a-z0-9_]{0,62}$"
@@ -170,10 +171,11 @@ class PipelineSpec(Model):
     columns: Annotated[dict[str, ColumnSpec], Field(min_length=1)]
     checks: list[Check] = Field(default_factory=list)
     replicas: Annotated[int, Field(ge=1, le=1000)] = 1
-    key: Annotated[str, Field(pattern="^(file|env):.+"), AfterValidator(no_way_up)]
+    key: Annotated[str, Field(pattern="^(file|env|airflow):.+"), AfterValidator(no_way_up)]
     ledger: (
         Annotated[str, Field(pattern=r"^(sqlite:///|postgresql\+psycopg://).+"), AfterValidator(no_way_up)] | None
     ) = None
+    schedule: Schedule | None = None
 
     @property
     def entity(self) -> Entity | None:
@@ -222,6 +224,12 @@ def _contradictions(spec: PipelineSpec) -> Iterator[tuple[tuple[str | int, ...],
     references = [(("row_key",), spec.row_key), (("source", "partition_by"), spec.source.partition_by)]
     if spec.entity:
         references.append((("privacy", "unit", "entity"), spec.entity.entity))
+    if spec.schedule and not set(spec.schedule.partition) <= set(spec.source.partition_by):
+        yield (
+            ("schedule", "partition"),
+            f"schedule.partition names {choice(list(spec.schedule.partition))}: expected partition columns: "
+            f"{choice(spec.source.partition_by) or 'none'}",
+        )
     references.append((("privacy", "memoize"), spec.privacy.memoize if spec.privacy else []))
     for where, names in references:
         for name in names:

@@ -29,12 +29,8 @@ def make_parser() -> argparse.ArgumentParser:
         step = commands.add_parser(name, help=text, description=text)
         _add_selection(step, several=name == "run")
         _add_spark(step)
+        _add_key(step)
         if name == "verify":
-            step.add_argument(
-                "--key",
-                metavar="REF",
-                help="the key of releases made before the spec's was replaced: file:PATH or env:NAME",
-            )
             step.set_defaults(command=published.verify)
         else:
             step.add_argument(
@@ -76,6 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_selection(plan, several=True)
     _add_accountant(plan)
     _add_spark(plan)  # which it needs for a source in Spark's catalog alone
+    _add_key(plan)
     plan.set_defaults(command=tools.plan)
     ls = commands.add_parser("ls", help="which pipelines there are, and where they stand; reads no rows")
     _add_pipelines(ls)
@@ -84,6 +81,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--output", choices=["table", "name"], default="table", help="names alone, in the order they run in"
     )
     ls.set_defaults(command=listing.ls)
+    report = commands.add_parser("report", help="what is published, release by release, and what the budget has left")
+    _add_selection(report, "a pipeline, or the beginning of a release's id")
+    report.set_defaults(command=published.report)
     _add_tools(commands)
     for command in commands.choices.values():
         command.add_argument(
@@ -111,11 +111,22 @@ def _add_directory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="the answer as JSON on stdout")
 
 
-def _add_selection(parser: argparse.ArgumentParser, several: bool = False) -> None:
+def _add_key(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--key",
+        metavar="REF",
+        help="where the key lies, if not where the spec says: file:PATH or env:NAME. To verify what was made before the spec's "
+        "key was replaced; for airflow:CONNECTION",
+    )
+
+
+def _add_selection(
+    parser: argparse.ArgumentParser, what: str = "a spec's path, or its name in conf/pipelines", several: bool = False
+) -> None:
     if several:
         _add_pipelines(parser)
     else:
-        parser.add_argument("pipeline", metavar="PIPELINE", help="a spec's path, or its name in conf/pipelines")
+        parser.add_argument("pipeline", metavar="PIPELINE", help=what)
     text = "only this partition, or FIRST..LAST of whole numbers; may be repeated"
     parser.add_argument("--partition", action="append", default=[], metavar="K=V", help=text)
     _add_directory(parser)

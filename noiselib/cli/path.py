@@ -60,7 +60,7 @@ def take(arguments: argparse.Namespace, pipeline: str, tell: Callable[[dict[str,
         from noiselib.spark.run import prepare
 
         where, wanted = spec_file(pipeline), partitions(arguments.partition)
-        run = prepare(where, wanted, progress(began), locate=locator(arguments))
+        run = prepare(where, wanted, progress(began), key_reference=arguments.key, locate=locator(arguments))
         key = run.spec.key
         session.check_conf(arguments.spark_conf, key)  # here too: before anything is reserved
         name, run.take_over = run.spec.pipeline, arguments.take_over

@@ -1,4 +1,4 @@
-"""The commands that read what is published: verify and estimate."""
+"""The commands that read what is published: report, verify and estimate."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ import time
 from noiselib.cli.log import progress
 from noiselib.cli.names import partitions, pipeline_or_release, published
 from noiselib.cli.spark import locator, open_spark
+
+
+def report(arguments: argparse.Namespace) -> int:
+    from noiselib.report.summary import summary_data, summary_text
+
+    pipeline, release = pipeline_or_release(arguments.pipeline)
+    data = summary_data(pipeline, partitions(arguments.partition), release)
+    print(json.dumps(data) if arguments.json else summary_text(data))
+    return 0
 
 
 def verify(arguments: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ def plan(arguments: argparse.Namespace) -> int:
     if pipeline is None:
         return _plans(arguments)
     wanted = partitions(arguments.partition)
-    data = plan_data(spec_file(pipeline), wanted, arguments.accountant, locator(arguments))
+    data = plan_data(spec_file(pipeline), wanted, arguments.accountant, locator(arguments), arguments.key)
     print(json.dumps(data) if arguments.json else plan_text(data))
     return 0
 
@@ -35,7 +35,7 @@ def _plans(arguments: argparse.Namespace) -> int:
     wanted, (pipelines, _) = partitions(arguments.partition), chosen(arguments)
     codes: list[int] = []
     failed = lambda error: codes.append(told(error, arguments.directory))  # noqa: E731
-    data = plans_data(pipelines, wanted, arguments.accountant, failed, locator(arguments))
+    data = plans_data(pipelines, wanted, arguments.accountant, failed, locator(arguments), arguments.key)
     print(json.dumps(data) if arguments.json else plans_text(data))
     return common(codes)
 

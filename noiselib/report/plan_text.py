@@ -20,7 +20,11 @@ from noiselib.targets import open_target
 
 
 def plan_data(
-    spec_file: Path, wanted: Sequence[dict[str, str]], accountant: Accountant = "pld", locate: Locate | None = None
+    spec_file: Path,
+    wanted: Sequence[dict[str, str]],
+    accountant: Accountant = "pld",
+    locate: Locate | None = None,
+    key_reference: str | None = None,
 ) -> dict[str, Any]:
     """The plan of the chosen partitions: columns, charge of one release, and what it would leave of the budget.
 
@@ -28,11 +32,15 @@ def plan_data(
     tightest. Reads a table's metadata and footers, no rows. So it does not know the snapshot's fingerprint, and counts every
     release as new.
     """
-    return planned(spec_file, wanted, accountant, locate)[0]
+    return planned(spec_file, wanted, accountant, locate, key_reference)[0]
 
 
 def planned(
-    spec_file: Path, wanted: Sequence[dict[str, str]], accountant: Accountant = "pld", locate: Locate | None = None
+    spec_file: Path,
+    wanted: Sequence[dict[str, str]],
+    accountant: Accountant = "pld",
+    locate: Locate | None = None,
+    key_reference: str | None = None,
 ) -> tuple[dict[str, Any], list[ReleaseRequest]]:
     """`plan_data`, and what the ledger would be asked for."""
     spec, plan, table = load_plan(spec_file, locate)
@@ -51,17 +59,17 @@ def planned(
     }
     if spec.privacy is None:
         return data | {"charge": None, "relation": None}, []
-    key_id = _key_id(spec)
+    key_id = _key_id(key_reference or spec.key)
     data["key"] = {"id": key_id, "under_another": _under_another_key(spec, key_id, partitions)}
     releases = [make_release(plan, p, f"new {i}", key_id, 0) for i, p in enumerate(partitions)]
     requests = [request(plan, release) for release in releases]
     return data | _cost(spec, plan, requests, accountant), requests
 
 
-def _key_id(spec: PipelineSpec) -> str:
+def _key_id(reference: str) -> str:
     """With the key at hand, memoized columns that were charged before are seen to be; without it, a plan is still a plan."""
     try:
-        return load_key(spec.key).id
+        return load_key(reference).id
     except NoiseKeyError:
         return "unknown"
 

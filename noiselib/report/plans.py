@@ -25,6 +25,7 @@ def plans_data(
     accountant: Accountant,
     failed: Callable[[NoiselibError], object],
     locate: Locate | None = None,
+    key_reference: str | None = None,
 ) -> dict[str, Any]:
     """The plan of each pipeline, and by budget what all of them add to it, composed and not added up.
 
@@ -36,7 +37,7 @@ def plans_data(
         try:
             if pipeline.problem:
                 raise SpecError(pipeline.problem)
-            data, requests = planned(pipeline.file, wanted, accountant, locate)
+            data, requests = planned(pipeline.file, wanted, accountant, locate, key_reference)
             spec, _ = load_spec(pipeline.file)
         except NoiselibError as error:
             failed(error)

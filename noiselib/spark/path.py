@@ -27,9 +27,9 @@ def walk(run: Run, spark: OpenSpark, steps: Sequence[str] = ("perturb", "check",
             ledger = held.enter_context(reserved(run))
         for release in run.releases:
             if run.status[release.id] == "withdrawn":
-                what = f"release {release.id[:12]} ({release.partition_text or 'whole table'}) was rolled back from and stays withdrawn"
+                what = f"release {release.id[:12]} ({release.partition_text or 'whole table'}) was rolled back from"
                 undo = f"noiselib rollback {run.spec_file} --to {release.id[:12]}"
-                run.tell("publish", f"{what}; to undo that: {undo}", release, "warning")
+                run.tell("publish", f"{what} and stays withdrawn; to undo that: {undo}", release, "warning")
         if not run.open():
             unchanged = len(run.releases)
             run.tell("publish", f"nothing to do: {unchanged} releases unchanged", published=0, unchanged=unchanged)

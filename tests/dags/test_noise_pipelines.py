@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,62 +10,19 @@ from typing import Any
 import pyarrow.dataset as ds
 import pytest
 import yaml
+from orchestrator import PROJECT, Airflow
 
 from noiselib.cli import main
 from noiselib.key import create_key_file
 from noiselib.ledger import Ledger
 from noiselib.targets.parquet import ParquetTarget
 
-PROJECT = Path(__file__).resolve().parents[2]
-BIN = PROJECT / ".venv-airflow" / "bin"
-STEPS = {"reserve": ["perturb"], "perturb": ["check"], "check": ["publish"], "publish": []}
-SPARK = {"conn_type": "spark", "host": "local[2]", "extra": {"spark-binary": "spark-submit"}}
-
-
-@dataclass
-class Airflow:
-    """An Airflow of one's own, with its home, and the folder of its pipelines."""
-
-    home: Path
-    pipelines: Path
-
-    def load_dags(self) -> Any:
-        script = PROJECT / "tests" / "dags" / "load_dags.py"
-        done = self._run(BIN / "python", script, PROJECT / "airflow_dags")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
-
-    def run_dag(self, dag_id: str, **params: str) -> tuple[int, str]:
-        """The exit code, and everything printed."""
-        if not (self.home / "airflow.db").exists():
-            migrated = self._run(BIN / "airflow", "db", "migrate")
-            assert migrated.returncode == 0, migrated.stderr
-        done = self._run(BIN / "airflow", "dags", "test", dag_id, "--conf", json.dumps(params))
-        return done.returncode, done.stdout + done.stderr
-
-    def _run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
-        kept = {name: os.environ[name] for name in ("HOME", "JAVA_HOME", "LANG") if name in os.environ}
-        environment = kept | {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # spark-submit is the jobs'
-            "PYSPARK_PYTHON": sys.executable,
-            "AIRFLOW_HOME": str(self.home),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "airflow_dags"),
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW_CONN_SPARK_DEFAULT": json.dumps(SPARK),
-            "NOISELIB_PIPELINES": str(self.pipelines),
-            "NOISELIB_SPARK_CONF": "conf/spark/local.conf",
-        }
-        return subprocess.run(command, env=environment, cwd=self.home, capture_output=True, text=True)
+STEPS = ["plan", "reserve", "perturb", "check", "publish", "report"]
 
 
 @pytest.fixture
 def airflow(tmp_path: Path) -> Airflow:
-    if not (BIN / "airflow").exists():
-        pytest.fail(f"{BIN}: no Airflow; expected the environment that `scripts/bootstrap airflow` makes")
-    places = Airflow(tmp_path / "airflow", tmp_path / "pipelines")
-    places.home.mkdir()
-    places.pipelines.mkdir()
-    return places
+    return Airflow(tmp_path / "airflow", tmp_path / "pipelines")
 
 
 @pytest.fixture
@@ -121,9 +74,48 @@ def test_every_pipeline_is_a_dag_of_the_steps(airflow: Airflow) -> None:
     airflow.pipelines = PROJECT / "conf" / "pipelines"
     loaded = airflow.load_dags()
     assert loaded["errors"] == {}
-    assert loaded["dags"] == {file.stem: STEPS for file in airflow.pipelines.glob("*.yaml")}
+    assert loaded["dags"].keys() == {file.stem for file in airflow.pipelines.glob("*.yaml")}
+    for dag in loaded["dags"].values():
+        assert [*dag["tasks"]] == STEPS
+        assert dag["tasks"] == {step: STEPS[i + 1 : i + 2] for i, step in enumerate(STEPS)}
+    flights = loaded["dags"]["flights_private"]
+    target = PROJECT / "demo" / "published" / "flights_private"
+    assert flights["pools"] == ["demo_published_flights_private"]
+    assert (flights["schedule"], flights["catchup"], flights["retries"]) == ("0 0 1 * *", False, [2])
+    assert flights["start"] == "2013-01-01T00:00:00+00:00"
+    assert flights["outlets"] == [target.as_uri()]
     assert not {"noiselib", "pyspark", "great_expectations"} & set(loaded["packages"])
-    assert loaded["seconds"] < 5  # a tenth of a second; the machine may be busy
+
+
+def test_two_hundred_pipelines_are_parsed_without_spark(airflow: Airflow) -> None:
+    text = (PROJECT / "conf" / "pipelines" / "flights_private.yaml").read_text()
+    for number in range(200):
+        spec = text.replace("pipeline: flights_private", f"pipeline: flights_{number}")
+        (airflow.pipelines / f"{number}.yaml").write_text(spec)
+    loaded = airflow.load_dags("noise_pipelines.py")
+    assert len(loaded["dags"]) == 200
+    # processor time of the file of the DAGs itself: half a second where nothing else runs, three times that on a busy machine
+    assert loaded["module_seconds"] < 4
+    assert not {"noiselib", "pyspark", "great_expectations"} & set(loaded["packages"])
+
+
+def test_a_pipeline_waits_for_its_source(airflow: Airflow) -> None:
+    texts = {
+        "first": "pipeline: first\nsource: {path: a}\ntarget: {path: b}",
+        "second": "pipeline: second\nsource: {path: b}\ntarget: {path: c}\nschedule: {every: source}",
+        "third": "pipeline: third\nsource: {path: 's3://d/e'}\ntarget: {path: f}\nschedule: {every: source, pool: mine}",
+        "fourth": "pipeline: fourth\nsource: {path: g.h, format: table}\ntarget: {path: h.i, format: iceberg}\n"
+        "schedule: {every: source}",
+    }
+    for name, text in texts.items():
+        (airflow.pipelines / f"{name}.yaml").write_text(text)
+    loaded = airflow.load_dags()
+    assert loaded["errors"] == {}
+    dags = loaded["dags"]
+    assert dags["second"]["assets"] == dags["first"]["outlets"] == [(PROJECT / "b").as_uri()]
+    assert (dags["third"]["assets"], dags["third"]["pools"]) == (["s3://d/e"], ["mine"])
+    assert (dags["fourth"]["assets"], dags["fourth"]["outlets"]) == (["noiselib://table/g.h"], ["noiselib://table/h.i"])
+    assert dags["first"]["schedule"] is None
 
 
 def test_a_broken_spec_is_named_and_takes_no_other_down(airflow: Airflow) -> None:
@@ -141,10 +133,43 @@ def test_a_broken_spec_is_named_and_takes_no_other_down(airflow: Airflow) -> Non
         (airflow.pipelines / f"{name}.yaml").write_text(text)
     (airflow.pipelines / "latin1.yaml").write_bytes(b"pipeline: \xe9")
     loaded = airflow.load_dags()
-    assert loaded["dags"] == {"good": STEPS}
+    assert [*loaded["dags"]] == ["good"]
     assert list(loaded["errors"]) == ["broken_pipelines.py"]  # not the file of the DAGs: Airflow would deactivate them
     for name in {*texts, "latin1"} - {"good"}:
         assert str(airflow.pipelines / f"{name}.yaml") in loaded["errors"]["broken_pipelines.py"]
+
+
+SCHEDULES = {  # what stands in the spec -> what is said of it
+    "[]": None,  # nothing is scheduled
+    "[1]": "schedule is [1]; expected a mapping",
+    "{often: true}": "schedule.often: unknown key; expected one of every, start,",
+    "{every: sometimes, start: 2013-01-01}": "schedule.every is 'sometimes'; expected source, a preset such as @monthly, or a",
+    "{every: '0 25 * * *', start: 2013-01-01}": "schedule.every is '0 25 * * *'",
+    "{every: '@monthly'}": "schedule.every is '@monthly'; expected start, the first interval's day",
+    "{every: '@monthly', start: January}": "schedule.start is 'January'; expected a date like 2013-01-31",
+    "{every: '@quarterly', start: '2013-01-01'}": None,
+    "{every: source}": "schedule.every is 'source'; expected a source with a path",
+    "{catchup: 'yes'}": "schedule.catchup is 'yes'; expected true or false",
+    "{retries: true}": "schedule.retries is True; expected a whole number",
+    "{retry_delay: soon}": "schedule.retry_delay is 'soon'; expected a duration like 30s, 5m, 2h or 1d",
+    "{partition: {month: 3}}": "schedule.partition is {'month': 3}; expected patterns of strftime by partition column",
+    "{notify: {url: 'https://a.example/', when: [never]}}": "schedule.notify is {'url': 'https://a.example/', 'when': ['never']}",
+    "{notify: {url: 'https://a.example/', when: [success]}}": None,
+}
+
+
+def test_a_wrong_schedule_is_named(airflow: Airflow) -> None:
+    for number, text in enumerate(SCHEDULES):
+        (airflow.pipelines / f"p{number}.yaml").write_text(f"pipeline: p{number}\nschedule: {text}")
+    loaded = airflow.load_dags()
+    assert list(loaded["errors"]) == ["broken_pipelines.py"]
+    error = loaded["errors"]["broken_pipelines.py"]
+    for number, (text, what) in enumerate(SCHEDULES.items()):
+        if what is None:
+            assert f"p{number}" in loaded["dags"], text
+            assert f"p{number}.yaml" not in error
+        else:
+            assert f"{airflow.pipelines}/p{number}.yaml: {what}" in error, text
 
 
 @pytest.mark.slow
@@ -192,7 +217,9 @@ def test_a_dag_over_budget_stops_before_any_noise(airflow: Airflow, key: Path, t
     flights = Flights(airflow.pipelines / "flights.yaml", key, tmp_path / "poor", limit=0.5)
     code, output = airflow.run_dag("flights_private", partition="month=3")
     assert code != 0
-    assert "Error code is: 4" in output
-    assert "OverBudget: " in output
+    assert "OVER BUDGET, unless these releases are paid for already" in output  # the plan's warning
+    assert "reserve: exit code 4 (over budget): not tried again" in output
+    assert "OverBudget: Budget 'flights': requested epsilon=" in output
+    assert ", remaining 0.5 of 0.5, over by " in output
     assert flights.files() == {}
     assert flights.account()[0] == 0
