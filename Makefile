@@ -4,7 +4,7 @@
 PYTHON ?= python3
 export PYTHON
 
-.PHONY: demo test test-faults test-platform fuzz lint bench docs features setup setup-airflow setup-bench setup-postgresql lock audit clean
+.PHONY: demo test test-faults test-platform fuzz lint bench bench-scale docs features setup setup-airflow setup-bench setup-postgresql lock audit clean
 
 demo: features
 	.venv/bin/python jobs/demo.py
@@ -17,7 +17,7 @@ test: setup-airflow setup-postgresql features
 test-faults: setup-airflow setup-postgresql features
 	.venv/bin/python -m pytest -n 0 -m "faults or long"
 
-# Against real services (docs/airflow.md, docs/testing.md), started by the tests.
+# What takes platforms of its own: Airflow's services, clusters, packages, started by the tests. Minutes each, one at a time.
 test-platform: setup-airflow setup-postgresql features
 	.venv/bin/python -m pytest -n 0 -m platform
 
@@ -60,6 +60,11 @@ setup-postgresql:
 # What noiselib is measured beside.
 setup-bench:
 	@scripts/bootstrap bench
+
+# What the path costs from 1e6 to 5e7 rows and from 4 to 200 noised columns: an hour or two, and 10 GB in /tmp. Begins where an
+# earlier run ended; benchmarks/scale.json holds what was measured.
+bench-scale: setup
+	.venv/bin/python benchmarks/scale.py
 
 # The locks hold for Python 3.11 and later with one version of each package ("fewest"), so that all compute the same.
 COMPILE = .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -20,8 +21,9 @@ EXECUTOR, WORKER = b"CoarseGrainedExecutorBackend", b"deploy.worker.Worker"
 class Cluster:
     """Two workers of one core. Executors and their Python workers inherit the mark, so none is left behind."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, environment: Mapping[str, str] | None = None) -> None:
         self.home = home
+        self.environment = dict(environment or {})  # of all its processes
         self.mark = uuid.uuid4().hex
         self.workers: list[subprocess.Popen[bytes]] = []
         log = home / "master.log"
@@ -60,6 +62,7 @@ class Cluster:
     def _start(self, log: Path, host: str, name: str, *options: str) -> subprocess.Popen[bytes]:
         own = {MARK: self.mark, "SPARK_LOCAL_DIRS": str(self.home / "scratch"), "SPARK_LOCAL_IP": host}
         own |= {"SPARK_DAEMON_MEMORY": "256m", "SPARK_DAEMON_JAVA_OPTS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
+        own |= self.environment
         command = [str(SPARK_CLASS), name, "--host", host, "--port", "0", "--webui-port", "0", *options]
         with open(log, "wb") as out:
             return subprocess.Popen(command, env=os.environ | own, stdout=out, stderr=subprocess.STDOUT, cwd=self.home)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from noiselib.cli import doctor as doctor_command
 from noiselib.cli import ledger as ledger_command
 from noiselib.cli import listing, observe, path, published, rollback, several, tools
 from noiselib.cli.log import FORMS, VARIABLE
@@ -162,6 +163,7 @@ def _add_tools(commands: Any) -> None:
     calibrate.add_argument("--json", action="store_true")
     calibrate.set_defaults(command=tools.calibrate)
     _add_audit(commands)
+    _add_doctor(commands)
     ledger = commands.add_parser("ledger", help="the account that pays")
     ledger.add_argument("action", choices=["init", "show", "history", "abandon", "verify", "migrate"])
     ledger.add_argument("ledger", metavar="LEDGER", help="a URL, or the pipeline whose ledger it is")
@@ -224,3 +226,17 @@ def _add_audit(commands: Any) -> None:
     _add_spark(audit)
     _add_directory(audit)
     audit.set_defaults(command=tools.audit)
+
+
+def _add_doctor(commands: Any) -> None:
+    text = "whether a run has what it needs: Java, Pythons, packages, key, ledger, tables, clock, disk, memory"
+    doctor = commands.add_parser("doctor", help=text, description=text)
+    pipeline = "these as well: specs' paths, or their names in conf/pipelines (default: the machine only)"
+    doctor.add_argument("pipelines", nargs="*", metavar="PIPELINE", help=pipeline)
+    doctor.add_argument("--cluster", action="store_true", help="start a session, and look at every executor")
+    doctor.add_argument(
+        "--executors", type=int, default=1, metavar="N", help="of the cluster: wait for that many (default: 1)"
+    )
+    _add_spark(doctor)
+    _add_directory(doctor)
+    doctor.set_defaults(command=doctor_command.doctor)

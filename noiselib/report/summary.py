@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from noiselib.errors import NoiselibError
 from noiselib.ledger import Ledger
 from noiselib.report.ledger_text import table
+from noiselib.snapshot import is_wanted
 from noiselib.spec import PipelineSpec, load_spec
 from noiselib.targets import open_target
 
@@ -39,8 +41,11 @@ def summary_data(spec_file: Path, wanted: Sequence[dict[str, str]], release: str
 
 
 def _chosen(partition: str, wanted: Sequence[dict[str, str]]) -> bool:
-    parts = partition.split("/")
-    return not wanted or any(all(f"{name}={value}" in parts for name, value in choice.items()) for choice in wanted)
+    values = {name: value for name, _, value in (part.partition("=") for part in partition.split("/"))}
+    found = {name: int(value) if re.fullmatch("-?[0-9]+", value) else value for name, value in values.items()}
+    return not wanted or any(
+        all(is_wanted(found.get(name), text) for name, text in choice.items()) for choice in wanted
+    )
 
 
 def _summary(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from noiselib.snapshot.table import (
     PartitionValue,
     TableMetadata,
     choose_partitions,
+    is_wanted,
     partition_text,
 )
 
@@ -38,6 +39,7 @@ __all__ = [
     "TableMetadata",
     "choose_partitions",
     "fingerprint",
+    "is_wanted",
     "partition_text",
     "read_metadata",
     "read_source",

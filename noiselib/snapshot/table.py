@@ -70,7 +70,7 @@ def choose_partitions(table: TableMetadata, wanted: Sequence[dict[str, str]]) ->
                 raise SpecError(
                     f"--partition {name}: expected one of the partition columns: {', '.join(table.partition_by) or 'none'}"
                 )
-        matching = [p for p in table.partitions if all(_is(dict(p)[name], text) for name, text in choice.items())]
+        matching = [p for p in table.partitions if all(is_wanted(dict(p)[name], text) for name, text in choice.items())]
         if not matching:
             text = ", ".join(f"{name}={value}" for name, value in choice.items())
             raise InputError(f"source {table.path}: no partition {text}")
@@ -78,7 +78,7 @@ def choose_partitions(table: TableMetadata, wanted: Sequence[dict[str, str]]) ->
     return chosen
 
 
-def _is(value: PartitionValue, wanted: str) -> bool:
+def is_wanted(value: PartitionValue, wanted: str) -> bool:
     """Whether `wanted` names the value, or a range that it lies in."""
     if isinstance(value, int) and (ends := RANGE.fullmatch(wanted)):
         return int(ends[1]) <= value <= int(ends[2])

@@ -13,9 +13,10 @@ from pathlib import Path
 from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
-from noiselib.errors import NoiselibError, SpecError
+from noiselib.errors import NoiselibError
 from noiselib.spark.java_output import JavaOutput
 from noiselib.spark.leaks import refuse_leaks, session_settings
+from noiselib.spark_conf import read_conf
 
 # What must hold however the session was made, each settable while it runs.
 REQUIRED = {
@@ -102,7 +103,7 @@ def end_session(wait_seconds: float = 5.0) -> None:
 
 def check_conf(conf_file: Path | None, key_reference: str | None) -> dict[str, str]:
     """The settings in `conf_file`. Raises SpecError for those that would show what must stay secret, or for no such file."""
-    given = _read_conf(conf_file)
+    given = read_conf(conf_file)
     refuse_leaks(given, key_reference)
     return given
 
@@ -115,14 +116,3 @@ def _hush() -> None:
     with suppress(Exception):  # the JVM may have ended already: then it logs nothing
         context.setLogLevel("OFF")
     context._accumulatorServer.shutdown()
-
-
-def _read_conf(path: Path | None) -> dict[str, str]:
-    if path is None:
-        return {}
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except OSError as error:
-        raise SpecError(f"Spark configuration {path}: cannot be read ({error.strerror})") from None
-    settings = (line.split(None, 1) for line in lines if line.strip() and not line.lstrip().startswith("#"))
-    return {parts[0]: parts[1].strip() if len(parts) > 1 else "" for parts in settings}
