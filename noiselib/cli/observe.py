@@ -72,11 +72,12 @@ class Observers:
     lineage: Place | None = None
     metrics: Place | None = None
     events: Lineage | None = None
+    unsent: Path = Path("lineage_unsent.jsonl")  # events that their place did not take
 
     @staticmethod
     def asked(arguments: argparse.Namespace) -> Observers:
         places = (asked_place(arguments.lineage, "lineage"), asked_place(arguments.metrics, "metrics"))
-        return Observers(arguments.step, *places)
+        return Observers(arguments.step, *places, unsent=Path(arguments.results).with_name("lineage_unsent.jsonl"))
 
     def started(self, run: Run) -> None:
         """The releases are known, and nothing is done yet."""
@@ -85,21 +86,20 @@ class Observers:
         from noiselib.report.lineage import Lineage  # a second to import: only where it is asked for
 
         self.events = Lineage(self.command, run.plan, run.table.schema, run.releases)
-        self._send_lineage(self.events.started)
+        self._send_lineage(self.events.started())
 
     def ended(self, run: Run | None, outcome: dict[str, Any], failure: BaseException | None) -> None:
         """Whatever the command came to, `outcome` says it. `run`: None where it failed before its releases were known."""
         if self.events is not None:
-            events = self.events
-            self._send_lineage(lambda: events.ended(outcome))
+            self._send_lineage(self.events.ended(outcome))
         if self.metrics is not None:
             place = self.metrics
             _patiently("metrics", str(place), lambda: self._send_metrics(place, run, outcome, failure))
 
-    def _send_lineage(self, events: Callable[[], list[RunEvent]]) -> None:
+    def _send_lineage(self, events: list[RunEvent]) -> None:
         what = str(self.lineage) if self.lineage else "OpenLineage's own configuration"
-        releases = len(self.events.releases) if self.events else 0
-        _patiently("lineage", what, lambda: _emit(self.lineage, events()), PATIENCE + releases / 20)
+        if not _patiently("lineage", what, lambda: _emit(self.lineage, events), PATIENCE + len(events) / 20):
+            _patiently("unsent lineage", str(self.unsent), lambda: _emit(Place(file=str(self.unsent)), events))
 
     def _send_metrics(
         self, place: Place, run: Run | None, outcome: dict[str, Any], failure: BaseException | None
@@ -167,8 +167,8 @@ def _budget(run: Run | None) -> BudgetStatus | None:
         return next(iter(ledger.show(run.budget.name)), None)
 
 
-def _patiently(what: str, where: str, send: Callable[[], None], seconds: float = PATIENCE) -> None:
-    """Send from a thread of its own, which a place that hangs may keep: the command goes on without it."""
+def _patiently(what: str, where: str, send: Callable[[], None], seconds: float = PATIENCE) -> bool:
+    """Send from a thread of its own, which a place that hangs may keep: the command goes on without it. Whether it was sent."""
     failed: list[Exception] = []
 
     def attempt() -> None:
@@ -185,3 +185,4 @@ def _patiently(what: str, where: str, send: Callable[[], None], seconds: float =
         why = f"{type(failed[0]).__name__}: {failed[0]}"
     if why:
         log(f"{what} to {where}: not sent ({why}); the releases are not affected", "warning")
+    return not why

@@ -117,6 +117,9 @@ def test_a_place_that_fails_is_warned_of_and_changes_nothing(small: Small, kind:
     warned = [line for line in answer.err.splitlines() if "not sent" in line]
     assert [line.split()[0] for line in warned] == ["lineage", "lineage", "metrics"]
     assert all(where in line and "the releases are not affected" in line for line in warned)
+    kept = events(small.home / "lineage_unsent.jsonl")
+    assert [event["eventType"] for event in kept] == ["START"] * 3 + ["COMPLETE"] * 3
+    assert all(validate(event) for event in kept)
     assert time.monotonic() - began < alone + 3 * PATIENCE + 10  # and what importing takes, on a busy machine
     assert small.results()["status"] == "success"
 
