@@ -28,7 +28,7 @@ def main(home: Path) -> None:
     spark = open_session("tests", "local[2]", conf)
     at = f"USING parquet PARTITIONED BY (day) LOCATION '{home}/source'"
     spark.sql("CREATE DATABASE features")
-    for table, kind in (("small", "INT"), ("texts", "STRING"), ("dates", "DATE")):
+    for table, kind in (("small", "INT"), ("texts", "STRING")):
         spark.sql(f"CREATE TABLE features.{table} ({COLUMNS}, day {kind}) {at}")
         spark.sql(f"MSCK REPAIR TABLE features.{table}")
     for number, day in enumerate(("2024-02-29", "__HIVE_DEFAULT_PARTITION__")):
@@ -52,7 +52,7 @@ def main(home: Path) -> None:
     tell("verify", "verify", path="features.small")
     tell("run by path", "run", path=f"{home}/source", format="parquet")
     tell("run calendar", "run", path="features.calendar")
-    for table in ("small", "texts", "dates", "lines", "seen", "nowhere", "a.b.c"):
+    for table in ("small", "texts", "lines", "seen", "nowhere", "a.b.c"):
         tell(f"plan {table}", "plan", path=f"features.{table}")
     tell("plan without partition_by", "plan", path="features.small", partition_by=[])
     write_day(small, 3)

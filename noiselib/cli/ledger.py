@@ -52,8 +52,8 @@ def _abandon(ledger: Ledger, arguments: argparse.Namespace) -> None:
     spec, _ = load_spec(spec_file(arguments.ledger))
     release_id = _one_release(ledger, arguments.release)
     target = open_target(spec)
-    if target.manifest(release_id) is not None:
-        raise LedgerError(f"release {release_id[:12]} is published: its charge is never given back")
+    if target.manifest(release_id) is not None or release_id in target.withdrawn():
+        raise LedgerError(f"release {release_id[:12]} is published, or was: its charge is never given back")
     holder = Holder.current()
     ledger.hold(release_id, holder)  # from here on nobody stages it anew
     target.forget(release_id)

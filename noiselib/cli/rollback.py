@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from noiselib.cli.names import spec_file
-from noiselib.errors import NoiselibError, SpecError
+from noiselib.errors import SpecError
 
 if TYPE_CHECKING:
     from noiselib.targets import Target
@@ -49,7 +49,7 @@ def _roll_back(target: Target, releases: list[dict[str, Any]], prefix: str) -> d
             with target.alone():
                 target.reinstate([release_id])
             return {"release_id": release_id, "partition": mark["partition"], "status": "reinstated"}
-    raise NoiselibError(f"release {prefix}: not kept by target {target}; expected one of\n{_table(releases)}")
+    raise target.not_kept(prefix)
 
 
 def _entry(target: Target, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -80,13 +80,14 @@ def _renewed(ledger: Ledger, run: Run) -> Iterator[None]:
 def _state(run: Run, ledger: Ledger, release: Release) -> str:
     """Where the release stands. One that readers see already is published, though a run was killed before it told the ledger."""
     settled = run.settled(release)
-    if settled == "unchanged":
+    if settled is not None:  # readers see it, or have seen it before it was withdrawn
         if ledger_state(ledger, release) != "published":
             ledger.advance(release.id, "staged", holder=run.holder)
             ledger.begin_publish(release.id, run.holder)
             ledger.advance(release.id, "published", holder=run.holder)
         run.target.discard(release.id)
-    return settled or ("staged" if run.target.staged(release.id) is not None else "reserved")
+        return settled
+    return "staged" if run.target.staged(release.id) is not None else "reserved"
 
 
 def ledger_state(ledger: Ledger, release: Release) -> str | None:

@@ -18,6 +18,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class Version:
     columns: tuple[tuple[str, str], ...]
     view: Any
 
-    @property
+    @cached_property
     def releases(self) -> dict[str, str]:
         """The partition's text of each release whose files the table names."""
         found = ((OURS.fullmatch(Path(path).name), partition) for path, partition in self.files.items())
@@ -163,6 +164,8 @@ class CommittedTarget(Target):
         self._note_current(self._current())
 
     def _restore(self, manifest: Mapping[str, Any]) -> None:
+        if not self._whole(manifest):
+            raise self.not_kept(manifest["release_id"])
         before = self._current()
         self._note_current(before)
         failpoint("before_swap")
@@ -269,7 +272,7 @@ class CommittedTarget(Target):
         found = [manifest for one in dict.fromkeys(known) if (manifest := self._read(one)) and self._whole(manifest)]
         return sorted(found, key=lambda manifest: str(manifest["partition"]))
 
-    def _whole(self, manifest: Manifest) -> bool:
+    def _whole(self, manifest: Mapping[str, Any]) -> bool:
         return all((self.path / file["path"]).exists() for file in manifest["files"])
 
     def collect(self) -> list[str]:

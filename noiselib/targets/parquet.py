@@ -84,7 +84,9 @@ class ParquetTarget(Target):
     def _restore(self, manifest: Mapping[str, Any]) -> None:
         """From the latest version that has the release: its files and its manifest."""
         partition, name = manifest["partition"], f"{manifest['release_id']}.json"
-        version = next(place for place in self._seen() if (place / MANIFESTS / name).exists())
+        version = next((place for place in self._seen() if (place / MANIFESTS / name).exists()), None)
+        if version is None:
+            raise self.not_kept(manifest["release_id"])
 
         def add(building: Path) -> None:
             for file in _files(version):

@@ -71,6 +71,12 @@ class Target(Workspace):
     def kept(self) -> list[Manifest]:
         """The manifests of all releases that can be current without being made again, the latest of each partition first."""
 
+    def not_kept(self, release_id: str) -> NoiselibError:
+        named = [f"{one['release_id'][:12]} ({one['partition'] or 'whole table'})" for one in self.kept()]
+        return NoiselibError(
+            f"release {release_id[:12]}: not kept by target {self}; expected one of {', '.join(named) or 'none'}"
+        )
+
     @abstractmethod
     def collect(self) -> list[str]:
         """Remove all that is staged, quarantined, no longer kept or left by a killed publisher; says what was removed."""

@@ -95,12 +95,17 @@ def test_a_backfill_of_twelve_months_with_a_killed_job_is_the_same_as_one_run(
         # and one run of the schedule's own, for the month that has just ended: of another year, but the same partition
         airflow.all_ended("flights_private", len(MONTHS) + 1, 3 * 3600, watch)
         runs = airflow.runs("flights_private")
-        tries = Counter(task["try_number"] for run in runs for task in airflow.tasks("flights_private", run).values())
+        tries = Counter(
+            name
+            for run in runs
+            for name, task in airflow.tasks("flights_private", run).items()
+            if task["try_number"] > 1
+        )
         events = airflow.get("assets/events?limit=100")["asset_events"]
         rendered = [airflow.get(f"dags/flights_private/dagRuns/{run}/taskInstances") for run in runs]
     assert set(runs.values()) == {"success"}, airflow.logs("flights_private")[-5000:]
     assert len(watch.killed) == 1
-    assert tries[1] == len(runs) * 6 - 1  # the one whose Spark was killed was tried again
+    assert tries["perturb"] == 1  # the one whose Spark was killed was tried again
 
     # every month is published, as one process would have, and charged once
     monkeypatch.chdir(PROJECT)

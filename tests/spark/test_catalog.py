@@ -55,7 +55,6 @@ def test_partition_columns_have_the_types_of_the_catalog(told: Answers) -> None:
 @pytest.mark.parametrize(
     ("name", "code", "what"),
     [
-        ("dates", 1, "column 'day' is int32 in its files and date in the catalog; expected both alike"),
         ("lines", 1, "source features.lines: is of provider csv"),
         ("seen", 1, "source features.seen: is of provider VIEW"),
         ("nowhere", 1, "source features.nowhere: not in Spark's catalog"),

@@ -390,3 +390,40 @@ def test_the_json_schema_refuses_what_the_spec_refuses(problems, old, new):
     text = but(old, new)
     assert problems(text)
     assert not jsonschema.Draft202012Validator(schema()).is_valid(yaml.safe_load(text.replace("1e-7", "1.0e-7")))
+
+
+CATALOG = '{uri: "sqlite:///c.db", warehouse: w}'
+
+
+@pytest.mark.parametrize(
+    ("target", "what"),
+    [
+        ("{path: out, format: orc}", "target.format is 'orc'"),
+        ("{path: out, format: delta, keep: 1}", "target.keep is 1: input should be greater than or equal to 2"),
+        (
+            f"{{path: out, format: delta, catalog: {CATALOG}}}",
+            "format delta has no catalog and no workspace of its own",
+        ),
+        ("{path: out, workspace: there}", "format parquet has no catalog and no workspace of its own"),
+        ("{path: a.b, format: iceberg}", "format iceberg: expected catalog: {uri: sqlite:///FILE, warehouse: PATH}"),
+        (f"{{path: out, format: iceberg, catalog: {CATALOG}}}", "format iceberg: path 'out': expected NAMESPACE.TABLE"),
+        (
+            '{path: a.b, format: iceberg, catalog: {uri: "mysql://h", warehouse: w}}',
+            "target.catalog.uri is 'mysql://h'",
+        ),
+        ('{path: a.b, format: iceberg, catalog: {uri: "sqlite:///c.db"}}', "target.catalog.warehouse: missing"),
+    ],
+)
+def test_a_target_that_cannot_be_is_told(problems, target, what):
+    found = problems(GOOD.replace("{path: out, format: parquet}", target))
+    assert any(one.startswith("5: target") and what in one for one in found), found
+
+
+@pytest.mark.parametrize("catalog", [CATALOG, "prod", CATALOG.replace("}", ", name: lake}")])
+def test_a_target_in_a_catalog(load, catalog):
+    text = f"{{path: features.trips, format: iceberg, catalog: {catalog}, workspace: w/own, keep: 5}}"
+    spec = load(GOOD.replace("{path: out, format: parquet}", text))
+    assert (spec.target.format, spec.target.keep) == ("iceberg", 5)
+    jsonschema.validate(yaml.safe_load(text), PipelineSpec.model_json_schema()["$defs"]["Target"] | {
+        "$defs": PipelineSpec.model_json_schema()["$defs"]
+    })  # fmt: skip
