@@ -76,7 +76,8 @@ class Target(Model):
     """Where releases are published. `keep` versions (of a Parquet table) or releases of a partition can be rolled back to.
 
     Of format iceberg, `path` is NAMESPACE.TABLE in the catalog, which is given here or by its name in pyiceberg's own
-    configuration; `workspace` is where releases are staged, below the warehouse if it is not named.
+    configuration; `workspace` is where releases are staged, below the warehouse if it is not named. A Parquet table is
+    registered in Spark's catalog as `table`, [CATALOG.]DATABASE.TABLE, where that is named.
     """
 
     path: Place
@@ -84,9 +85,14 @@ class Target(Model):
     keep: Annotated[int, Field(ge=2, le=1000)] = 2
     catalog: Catalog | CatalogName | None = None
     workspace: Place | None = None
+    table: Annotated[str, Field(pattern=r"^\w+(\.\w+){1,2}$")] | None = None
 
     @model_validator(mode="after")
     def _names_its_catalog(self) -> Target:
+        if self.table is not None and self.format != "parquet":
+            raise ValueError(
+                f"format {self.format}: table {self.table}: expected format parquet, which Spark's catalog can show"
+            )
         if self.format != "iceberg":
             if self.catalog is not None or self.workspace is not None:
                 raise ValueError(f"format {self.format} has no catalog and no workspace of its own: expected iceberg")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyspark.sql import SparkSession
 from small_pipeline import SMALL_SCHEMA, Small, make_small, small_rows
 
 from noiselib.spark.session import open_session
@@ -59,10 +60,37 @@ def main(home: Path) -> None:
     tell("plan with a directory more", "plan", path="features.small")
     spark.sql("MSCK REPAIR TABLE features.small")
     tell("plan repaired", "plan", path="features.small")
+    tell_published(small, conf, spark, answers)
     spark.sql("ALTER TABLE features.small ADD COLUMNS (extra INT)")
     tell("plan with a column more", "plan", path="features.small")
     print(json.dumps(answers))
     spark.stop()
+
+
+def tell_published(small: Small, conf: Path, spark: SparkSession, answers: dict[str, list[object]]) -> None:
+    """Publish to a table of the catalog, and then two more partitions: what the catalog's readers see after each."""
+    small.spec["target"] = {"path": str(small.home / "its own"), "table": "features.published"}
+    small.spec["source"] = {"path": str(small.home / "source"), "partition_by": ["day"]}
+
+    def run(name: str, *arguments: str) -> None:
+        small.write_spec()
+        answer = small.noiselib("run", "--json", "--spark-conf", str(conf), *arguments)
+        answers[name] = [answer.code, answer.out, answer.err]
+
+    def seen(name: str) -> None:
+        rows = spark.sql("SELECT day, count(*) FROM features.published GROUP BY day ORDER BY day").collect()
+        answers[name] = [0, json.dumps([list(row) for row in rows]), ""]
+
+    run("publish a table", "--partition", "day=1")
+    seen("a table")
+    run("publish more", "--partition", "day=2..3")
+    seen("more")
+    run("publish again")
+    small.spec["columns"]["amount"]["epsilon"] = 0.5
+    small.spec["target"]["table"] = "features.small"
+    run("publish to another's")
+    small.spec["target"]["table"] = "nowhere.published"
+    run("publish to no database")
 
 
 def write_day(small: Small, day: int) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from noiselib.spark.catalog import prove_name
 from noiselib.spark.reserve import reserved
 from noiselib.spark.run import Run
-from noiselib.spark.steps import OpenSpark, check, must_be_staged, perturb, publish
+from noiselib.spark.steps import OpenSpark, check, must_be_staged, perturb, publish, register
 
 
 def walk(run: Run, spark: OpenSpark, steps: Sequence[str] = ("perturb", "check", "publish")) -> None:
@@ -22,6 +23,8 @@ def walk(run: Run, spark: OpenSpark, steps: Sequence[str] = ("perturb", "check",
                 must_be_staged(run, release)
     if any(run.settled(release) is None for release in run.releases):
         run.target.prove(run.plan.published)
+        if "perturb" in steps and (name := run.spec.target.table):
+            prove_name(spark(), run.target, name)
     with ExitStack() as held:
         with run.taking("reserve"):
             ledger = held.enter_context(reserved(run))
@@ -33,8 +36,7 @@ def walk(run: Run, spark: OpenSpark, steps: Sequence[str] = ("perturb", "check",
         if not run.open():
             unchanged = len(run.releases)
             run.tell("publish", f"nothing to do: {unchanged} releases unchanged", published=0, unchanged=unchanged)
-            return
-        for step in steps:
+        for step in steps if run.open() else ():
             with run.taking(step):
                 if step == "perturb":
                     perturb(run, ledger, spark)
@@ -42,3 +44,5 @@ def walk(run: Run, spark: OpenSpark, steps: Sequence[str] = ("perturb", "check",
                     check(run, ledger, spark)
                 elif step == "publish":
                     publish(run, ledger)
+    if "publish" in steps and (name := run.spec.target.table):
+        register(run, spark, name)

@@ -16,12 +16,14 @@ from noiselib.ledger import Ledger
 from noiselib.log_entry import Level
 from noiselib.plan import digest
 from noiselib.release import Release
+from noiselib.spark import catalog
 from noiselib.spark.causes import cause
 from noiselib.spark.manifest import make_manifest
 from noiselib.spark.perturb import Job, inspect
 from noiselib.spark.reserve import ledger_state
 from noiselib.spark.run import Run
 from noiselib.spark.stage import stage
+from noiselib.spark.tables import table_schema
 
 OpenSpark = Callable[[], SparkSession]
 
@@ -174,6 +176,14 @@ def publish(run: Run, ledger: Ledger | None) -> None:
     unchanged = len(run.releases) - len(ready)
     run.tell("publish", f"{len(ready)} releases to {run.target}, {unchanged} unchanged",
              published=len(ready), unchanged=unchanged, target=str(run.target))  # fmt: skip
+
+
+def register(run: Run, spark: OpenSpark, name: str) -> None:
+    """Make the published table known to Spark's catalog as `name`. Asked at every run, since one may have ended before this."""
+    files = [file for found in run.target.readable().values() for file in found]
+    columns = table_schema(spark(), files[0], run.plan.partition_types)
+    catalog.register(spark(), run.target, columns, run.spec.source.partition_by, name)
+    run.tell("publish", f"{run.target} is table {name}", table=name)
 
 
 def must_be_staged(run: Run, release: Release) -> None:

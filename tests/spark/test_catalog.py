@@ -71,3 +71,23 @@ def test_what_spark_would_read_otherwise_is_refused_by_name(told: Answers, name:
 
 def test_a_repaired_table_is_read(told: Answers) -> None:
     assert [one["partition"] for one in answer(told, "plan repaired")["partitions"]] == ["day=1", "day=2", "day=3"]
+
+
+def test_a_published_table_is_a_table_of_the_catalog(told: Answers) -> None:
+    """Its readers see all that is published, of partitions that came later too: no partition is registered."""
+    assert answer(told, "publish a table")["status"] == "success"
+    assert answer(told, "a table") == [[1, 50]]
+    assert answer(told, "publish more")["status"] == "success"
+    assert answer(told, "more") == [[1, 50], [2, 50], [3, 50]]
+    assert {one["status"] for one in answer(told, "publish again")["releases"]} == {"unchanged"}
+
+
+def test_a_name_that_is_not_ours_is_refused(told: Answers) -> None:
+    for name, what in (
+        ("publish to another's", "is another's"),
+        ("publish to no database", "SCHEMA_NOT_FOUND"),
+    ):
+        code, out, err = told[name]
+        assert code == 1
+        assert what in err
+        assert json.loads(out)["charge"]["epsilon"] == 0
