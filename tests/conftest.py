@@ -1,8 +1,9 @@
-"""What the tests share: one Spark session, and a small pipeline of their own to break."""
+"""What the tests share: one Spark session, a small pipeline of their own to break, a small disk to fill."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,16 @@ def spark() -> Iterator[Any]:
     session = open_session("tests", "local[2]")
     yield session
     session.stop()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB of its own, in memory. Mounting it takes root."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], check=True)
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest.fixture

@@ -32,13 +32,13 @@ def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
 
     files = [spec_file(name) for name in arguments.pipelines]
     conf = read_conf(arguments.spark_conf)
-    machine = list(check_machine(conf))
+    machine = list(check_machine(conf, workers=not arguments.cluster))  # else the executors tell, wherever they are
     yield from machine
     for file in files:
         yield from check_pipeline(file, conf)
     if not arguments.cluster:
         return
-    if any(one.state == "failure" and one.what in ("java", "worker python") for one in machine):
+    if any(one.what == "java" and one.state == "failure" for one in machine):
         return  # no session starts; why is said above
     from noiselib.spark.cluster_doctor import check_cluster
 

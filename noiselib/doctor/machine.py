@@ -27,10 +27,11 @@ SCRATCH_BYTES = GIB  # less is no room for the shuffle that finds duplicate keys
 UNITS = {"": 1 << 20, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
-def check_machine(conf: Mapping[str, str]) -> Iterator[Finding]:
-    """The machine's findings. `conf`: Spark settings, as given by --spark-conf."""
+def check_machine(conf: Mapping[str, str], workers: bool = True) -> Iterator[Finding]:
+    """The machine's findings. `conf`: Spark settings, as given by --spark-conf; `workers`: whether the Python workers run here."""
     yield check_java()
-    yield from check_worker_python()
+    if workers:
+        yield from check_worker_python()
     yield from check_packages()
     yield check_clock()
     if "PYSPARK_GATEWAY_PORT" not in os.environ:  # else spark-submit has started that JVM already

@@ -109,8 +109,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory, installed: Environment) -> tuple[Small, dict[str, str]]:
     """A pipeline that has not run, and the digests of what the installed command publishes of it on local[2]."""
-    small = make_small(tmp_path_factory.mktemp("small") / "before", days=[1, 2], size=200)
-    after = small.copy(small.home.parent / "after")
+    small = make_small(tmp_path_factory.mktemp("before"), days=[1, 2], size=200)
+    after = small.copy(tmp_path_factory.mktemp("after") / "small")
     ran = installed.noiselib("run", after.spec_file, "--master", "local[2]")
     assert ran.returncode == 0, ran.stderr
     return small, digests(after)
@@ -162,8 +162,7 @@ def test_workers_that_lack_noiselib_are_named(
     answer = run_there("doctor", small, cluster, installed, without.python)
     assert answer.returncode == 1, answer.stderr
     wrong = [one for one in json.loads(answer.stdout)["findings"] if one["state"] == "failure"]
-    assert [one["what"].rpartition(" on ")[2] for one in wrong[1:]] == ["127.0.0.2: python", "127.0.0.3: python"]
-    assert wrong[0]["what"] == "worker python"  # the same Python, here
+    assert {one["what"].rpartition(" on ")[2] for one in wrong} == {"127.0.0.2: python", "127.0.0.3: python"}
     for one in wrong:
         assert "cannot import noiselib (ModuleNotFoundError" in one["found"]
 
