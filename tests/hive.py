@@ -1,4 +1,4 @@
-"""What tests/spark/test_catalog.py runs in a process of its own: a session with the embedded Derby metastore.
+"""What tests/platform/test_catalog.py runs in a process of its own: a session with the embedded Derby metastore.
 
 Prints, as JSON, what each command came to: name -> [exit code, stdout, stderr].
 """

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hostile_specs import specs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -24,7 +25,7 @@ from noiselib.spec import load_spec
 
 pytestmark = pytest.mark.faults
 QUICK = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
-PLANNED, MUTILATED, BYTES, TEXTS = 3000, 2000, 5000, 5000  # cases
+PLANNED, MUTILATED, BYTES, TEXTS, ANYWHERE = 3000, 2000, 5000, 5000, 300  # cases
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,31 @@ def test_any_bytes_are_read_or_refused(tmp_path: Path, content: bytes) -> None:
 @given(content=st.text(st.sampled_from("abid01:-? \n{}[],#&*!|>'\"%@`~=.<\t\\"), max_size=60))
 def test_any_text_of_yaml_is_read_or_refused(tmp_path: Path, content: str) -> None:
     assert refusal(tmp_path / "spec.yaml", content)
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | PIECES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | PIECES, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=ANYWHERE, **QUICK)
+@given(spot=st.integers(0, 10_000), value=PLAIN)
+def test_a_spec_with_anything_anywhere_is_read_or_refused(tmp_path: Path, good: str, spot: int, value: Any) -> None:
+    data = yaml.safe_load(good)
+    *path, last = (found := places(data))[spot % len(found)]
+    part = data
+    for key in path:
+        part = part[key]
+    part[last] = value
+    refusal(tmp_path / "spec.yaml", json.dumps(data))
+
+
+def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where something stands in the spec, by the keys that lead to it."""
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    return [place for key, value in items for place in [(*path, key), *places(value, (*path, key))]]
 
 
 CORPUS = sorted((Path(__file__).parents[1] / "fuzz" / "corpus").iterdir())

@@ -11,8 +11,6 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from noiselib.errors import SpecError
 from noiselib.spec import PipelineSpec, load_spec
@@ -292,68 +290,6 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 
 def test_a_message_stays_short(problems):
     assert all(len(p) < 200 for p in problems(but("bounds: [0, 100]", f"bounds: [0, {'9' * 4000}]")))
-
-
-# Pieces that mean something to YAML or to the spec, put where they do not belong.
-PIECES = st.sampled_from(
-    ["", " ", "\n", "\t", ":", ": ", "- ", "? ", "{", "}", "[", "]", ",", "#", "&a ", "*a", "!!int ", "!x ", "'", '"', "|", ">",
-     "%", "@", "`", "---\n", "...", "<<: ", "=", "~", "null", "yes", "no", "true", ".nan", ".inf", "-.inf", "1e999", "1e-400", "0",
-     "-1", "0x", "0b", "1:30", "2013-01-01", "1_0", "keep", "drop", "mechanism", "public", "laplace", "gaussian", "bounds", "id",
-     "file:", "env:", "\\0", "\\ud800", "\x07", "\x85", "\u2028", "\ufeff", "é", "🂡", "9" * 400, "bounds: [0, 1]", "epsilon: 1"]
-)  # fmt: skip
-SPOTS = st.integers(0, len(GOOD))
-EDITS = st.lists(st.tuples(SPOTS, st.integers(0, 12), PIECES), min_size=1, max_size=6)
-PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | PIECES,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | PIECES, inner, max_size=3),
-    max_leaves=5,
-)
-
-
-def read_or_refused(file: Path, content: bytes) -> None:
-    """Reading a spec gives a spec or a SpecError in which every line names its place."""
-    file.write_bytes(content)
-    problems = ""
-    try:
-        load_spec(file)
-    except SpecError as error:
-        problems = str(error)
-    assert not problems or all(re.match(re.escape(f"{file}:") + r"\d+: \S", line) for line in problems.split("\n"))
-
-
-@settings(max_examples=700, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(edits=EDITS)
-def test_a_mutated_spec_is_read_or_refused(tmp_path, edits):
-    text = GOOD
-    for spot, cut, piece in edits:
-        text = text[:spot] + piece + text[spot + cut :]
-    read_or_refused(tmp_path / "spec.yaml", text.encode("utf-8", "surrogatepass"))
-
-
-@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(content=st.binary(max_size=60), spot=SPOTS)
-def test_bytes_are_read_or_refused(tmp_path, content, spot):
-    good = GOOD.encode()
-    read_or_refused(tmp_path / "spec.yaml", good[:spot] + content + good[spot:] if spot % 2 else content)
-
-
-def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
-    return [path, *(place for key, value in items for place in places(value, (*path, key)))]
-
-
-PLACES = places(yaml.safe_load(GOOD))[1:]
-
-
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(path=st.sampled_from(PLACES), value=PLAIN)
-def test_a_spec_with_anything_anywhere_is_read_or_refused(tmp_path, path, value):
-    data = yaml.safe_load(GOOD)
-    part = data
-    for key in path[:-1]:
-        part = part[key]
-    part[path[-1]] = value
-    read_or_refused(tmp_path / "spec.yaml", json.dumps(data).encode())
 
 
 def schema() -> dict[str, Any]:

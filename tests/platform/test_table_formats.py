@@ -16,7 +16,7 @@ from noiselib.targets import Target, open_target
 
 ROWS = 50
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.platform
 
 
 @pytest.fixture(params=["delta", "iceberg"])

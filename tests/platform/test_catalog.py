@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.platform
 Answers = dict[str, tuple[int, str, str]]
 
 

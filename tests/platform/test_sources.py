@@ -19,7 +19,7 @@ from small_pipeline import SMALL_SCHEMA, Small, make_small, small_rows
 from noiselib.spark import path, stage
 from noiselib.spark.run import prepare
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.platform
 DAYS = (1, 2)
 SCHEMA = pa.schema([*SMALL_SCHEMA, ("day", pa.int32())])
 Lake = Delta | Iceberg

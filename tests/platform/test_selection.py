@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from chain import Chain, make_chain
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.platform
 
 
 @pytest.fixture
