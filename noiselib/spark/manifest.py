@@ -73,8 +73,8 @@ def results(run: Run, status: str) -> dict[str, Any]:
     """What `noiselib run --json` prints and `run_results.json` holds. `charge` is what this run added to the account."""
     entries = [_release_result(run, release) for release in run.releases]
     budget = run.budget
-    given_back = {"abandoned", "unchanged", "withdrawn"} >= {entry["status"] for entry in entries}
-    added = run.reserved.added if run.reserved and not given_back else 0.0
+    kept = any(run.newly_reserved(one) and run.status.get(one.id) != "abandoned" for one in run.releases)
+    added = run.reserved.added if run.reserved and kept else 0.0
     return {
         "status": status,
         "pipeline": run.spec.pipeline,
@@ -93,7 +93,7 @@ def _release_result(run: Run, release: Release) -> dict[str, Any]:
     status = run.status.get(release.id, "planned")
     if manifest is not None and status != "unchanged":
         status = "published"  # readers see it, though the run may have been interrupted before it said so
-    new = run.newly_reserved(release) and status not in ("abandoned", "withdrawn")
+    new = run.newly_reserved(release) and status != "abandoned"
     entry = {
         "release_id": release.id,
         "partition": release.partition_text,

@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from small_pipeline import Small
 
+from noiselib.ledger import Ledger
+
 
 def test_run_publishes_every_partition_and_charges_once(small: Small, spark: object) -> None:
     first = small.noiselib("run", "--json")
@@ -24,6 +26,13 @@ def test_run_publishes_every_partition_and_charges_once(small: Small, spark: obj
     assert again.json["charge"] == {"epsilon": 0.0, "delta": 0.0}
     assert [r["status"] for r in again.json["releases"]] == ["unchanged"] * 3
     assert small.published() == published
+    # a backup of the ledger from before the run: what readers see is entered anew, and not made anew
+    (small.home / "ledger.db").unlink()
+    Ledger.create(small.spec["ledger"]).close()
+    entered = small.noiselib("run", "--json")
+    assert [r["status"] for r in entered.json["releases"]] == ["unchanged"] * 3
+    assert entered.json["charge"] == answer["charge"]
+    assert entered.json["charge"]["epsilon"] == small.spent()
 
 
 def content_digests(pipeline: Small) -> dict[str, str]:
