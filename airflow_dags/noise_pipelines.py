@@ -6,16 +6,14 @@ done is not done again, what is paid is not paid again. Neither Spark nor noisel
 Where Spark runs is said by the connection spark_default; NOISELIB_SPARK_CONF may name a file of settings for it.
 """
 
-import os
 from typing import Any
 
 from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, Param, chain, get_parsing_context
-from noise_tasks import Command, SparkStep
+from noise_tasks import SPARK_CONF, Command, SparkStep
 from notices import Notice
 from pipeline_specs import PIPELINES, PROJECT, Pipeline, read_pipelines
 
 STEPS = ("reserve", "perturb", "check", "publish")
-SPARK_CONF = os.environ.get("NOISELIB_SPARK_CONF")
 PARTITION = {
     "type": ["null", "string"],
     "pattern": "^[^=/]+=[^=/]+(/[^=/]+=[^=/]+)*$",
@@ -36,11 +34,17 @@ def make_dag(pipeline: Pipeline) -> None:
         tags=["noiselib"],
     ):
         common = common_arguments(pipeline)
+        success = Notice(pipeline, succeeded=True) if schedule.notify else None
         outlets = [Asset(uri=pipeline.target)] if pipeline.target else []
         tasks = [
             Command(task_id="plan", **common),
             *(spark_step(pipeline, step, common) for step in STEPS),
-            Command(task_id="report", outlets=outlets, on_success_callback=common.get("on_failure_callback"), **common),
+            Command(
+                task_id="report",
+                outlets=outlets,
+                on_success_callback=success,
+                **common,
+            ),
         ]
         for task in tasks:
             task.pipeline = pipeline
@@ -52,7 +56,7 @@ def spark_step(pipeline: Pipeline, step: str, common: dict[str, Any]) -> SparkSt
         task_id=step,
         name=f"{pipeline.name}.{step}",
         application=str(PROJECT / "jobs" / f"{step}.py"),
-        properties_file=str(PROJECT / SPARK_CONF) if SPARK_CONF else None,
+        properties_file=SPARK_CONF,
         **common,
     )
 
@@ -70,7 +74,7 @@ def common_arguments(pipeline: Pipeline) -> dict[str, Any]:
     for each task, which takes longer than all the rest.)
     """
     schedule = pipeline.schedule
-    notice = Notice(pipeline) if schedule.notify else None
+    notice = Notice(pipeline, succeeded=False) if schedule.notify else None
     named = {"pool": pipeline.pool, "retries": schedule.retries, "retry_delay": schedule.retry_delay}
     return {name: value for name, value in (named | {"on_failure_callback": notice}).items() if value is not None}
 

@@ -23,6 +23,9 @@ from pipeline_specs import PROJECT, Pipeline
 FINAL = {2: "bad usage or spec", 3: "checks failed, quarantined", 4: "over budget"}  # exit codes that no retry changes
 
 
+SPARK_CONF = str(PROJECT / os.environ["NOISELIB_SPARK_CONF"]) if os.environ.get("NOISELIB_SPARK_CONF") else None
+
+
 class OverBudget(AirflowFailException):
     """The charge does not fit the budget."""
 
@@ -97,7 +100,10 @@ class SparkStep(SparkSubmitOperator):
 
 
 class Command(BaseOperator):
-    """A command of noiselib that needs no Spark. Its answer is the XCom, and the asset's metadata where it has an outlet."""
+    """A command of noiselib that needs no Spark, but for a source in its catalog.
+
+    Its answer is the XCom, and the asset's metadata where it has an outlet.
+    """
 
     pipeline: Pipeline
     process: subprocess.Popen[str] | None = None
@@ -107,6 +113,8 @@ class Command(BaseOperator):
         python = os.environ["PYSPARK_PYTHON"]  # the jobs' environment has one
         with lent_key(self.pipeline.key_connection if self.task_id == "plan" else None) as key:
             words = [*arguments(self.pipeline, self.task_id, context), "--json", *key]
+            if self.task_id == "plan" and SPARK_CONF:
+                words += ["--spark-conf", SPARK_CONF]  # for a source in Spark's catalog
             code, answer = self._run([python, "-m", "noiselib.cli", self.task_id, *words])
         if code:
             raise failed(self.task_id, code, self.told)

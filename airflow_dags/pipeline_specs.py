@@ -38,6 +38,9 @@ class Schedule:
     notify: dict[str, Any] = field(default_factory=dict)
 
 
+LONGEST_URI = 1500  # of an asset, in Airflow's database
+
+
 @dataclass(frozen=True)
 class Pipeline:
     name: str
@@ -67,7 +70,7 @@ def read_pipelines(directory: Path) -> tuple[dict[str, Pipeline], list[str]]:
         try:
             pipeline = read_pipeline(file)
             named[pipeline.name].append(pipeline)
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except Exception as error:  # of any kind: an error that came out would take all other DAGs down
             broken.append(f"{file}: {error}")
     for name, same in named.items():
         if len(same) > 1:
@@ -107,7 +110,10 @@ def table_uri(table: Any) -> str | None:
         return None
     if table.get("format") in ("iceberg", "table"):
         return f"noiselib://table/{path}"
-    return path if "://" in path else (PROJECT / path).as_uri()
+    uri = path if "://" in path else (PROJECT / path).as_uri()
+    if len(uri) > LONGEST_URI:
+        raise ValueError(f"path {path[:40]!r}...: makes a URI of {len(uri)} letters; expected at most {LONGEST_URI}")
+    return uri
 
 
 def read_schedule(given: Any) -> Schedule:
@@ -178,4 +184,5 @@ def _notify(value: Any) -> dict[str, Any] | None:
     if not isinstance(value, dict) or not isinstance(value.get("url"), str) or not set(value) <= {"url", "when"}:
         return None
     when = value.get("when", ["failure", "over_budget"])
-    return {"url": value["url"], "when": when} if isinstance(when, list) and set(when) <= known else None
+    fits = isinstance(when, list) and all(isinstance(event, str) and event in known for event in when)
+    return {"url": value["url"], "when": when} if fits else None

@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ from noiselib.spark.steps import check, perturb, publish
 
 RESULTS = Path(__file__).with_name("scale.json")
 CONF = Path(__file__).parents[1] / "conf" / "spark" / "local.conf"
-STEPS = ("plan", "perturb", "check", "publish")
+STEPS = ("plan", "reserve", "perturb", "check", "publish")
 
 # Of noised column number i, the kind i % 4: values and treatment.
 KINDS: list[tuple[Callable[[int], Column], dict[str, Any]]] = [
@@ -92,7 +92,9 @@ def one_round(spark: SparkSession, table: Path, columns: int, home: Path) -> dic
         spark.read.parquet(str(table)).write.parquet(str(home / "copy"))
     with timed(seconds, "plan"):
         run = prepare(file, [], lambda line: None)
-    with reserved(run) as ledger:
+    with ExitStack() as held:
+        with timed(seconds, "reserve"):
+            ledger = held.enter_context(reserved(run))
         with timed(seconds, "perturb"):
             perturb(run, ledger, lambda: spark)
         with timed(seconds, "check"):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from noiselib.errors import SpecError
 from noiselib.key import load_key
-from noiselib.ledger import Ledger
+from noiselib.ledger import Ledger, at_work
 from noiselib.ledger import Release as Known
 from noiselib.plan import Plan, make_plan
 from noiselib.release import Release, make_releases
@@ -37,7 +38,14 @@ def _read(file: Path) -> Pipeline:
         spec, _ = load_spec(file)
     except SpecError as error:
         return Pipeline(file.stem, file, problem=str(error))
-    return Pipeline(spec.pipeline, file, tuple(spec.tags), spec.purpose, spec.source.path, spec.target.path)
+    source, target, table = spec.source.path, spec.target.path, in_session(spec.target.table or "")
+    source = in_session(source) if spec.source.format == "table" else source
+    return Pipeline(spec.pipeline, file, tuple(spec.tags), spec.purpose, source, target, table=table)
+
+
+def in_session(table: str) -> str:
+    """The name of a table in the session's own catalog, however it was given."""
+    return table.removeprefix("spark_catalog.")
 
 
 def _twice(one: Pipeline, found: list[Pipeline]) -> Pipeline:
@@ -84,7 +92,7 @@ def _state(release: Release, seen: dict[str, str], known: Known | None, target: 
         return "published"
     if release.id in target.withdrawn():
         return "withdrawn"
-    if known is not None and _at_work(known):
+    if known is not None and at_work(known, datetime.now(UTC)):
         return "held"
     charged = known.state if known is not None and known.release_id == release.id else None
     if target.quarantined(release.id) or charged == "quarantined":
@@ -92,10 +100,6 @@ def _state(release: Release, seen: dict[str, str], known: Known | None, target: 
     if target.staged(release.id) is not None or charged in UNFINISHED:
         return "unfinished"
     return "changed" if release.partition_text in seen else "new"
-
-
-def _at_work(known: Known) -> bool:
-    return known.holder is not None and not known.holder.dead()
 
 
 # ---- what is selected by it ------------------------------------------------------------------------------------------
@@ -111,4 +115,4 @@ def has_state(state: str, pipeline: Pipeline) -> bool:
     if spec.ledger is None:
         return bool({"quarantined", "unfinished"} & set(standing(pipeline.file).values()))
     # some partition's newest release failed its checks or stopped on its way
-    return any(known.state in UNFINISHED and not _at_work(known) for known in newest(spec).values())
+    return any(known.state in UNFINISHED and not at_work(known, datetime.now(UTC)) for known in newest(spec).values())

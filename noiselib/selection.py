@@ -36,6 +36,7 @@ class Pipeline:
     source: str = ""
     target: str = ""
     problem: str | None = None
+    table: str = ""  # of the target, in Spark's catalog
 
 
 Graph = Mapping[str, tuple[str, ...]]  # name -> the names of those that it depends on
@@ -53,8 +54,8 @@ class Project:
         """Who depends on whom: on every pipeline that publishes the table which it reads."""
         makers: defaultdict[str, list[str]] = defaultdict(list)
         for one in self.pipelines:
-            if one.target:
-                makers[place(one.target)].append(one.name)
+            for made in filter(None, (one.target, one.table)):
+                makers[place(made)].append(one.name)
         return {one.name: tuple(makers[place(one.source)] if one.source else ()) for one in self.pipelines}
 
 

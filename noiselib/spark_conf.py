@@ -13,7 +13,8 @@ def read_conf(path: Path | None) -> dict[str, str]:
         return {}
     try:
         lines = path.read_text("utf-8").splitlines()
-    except OSError as error:
-        raise SpecError(f"Spark configuration {path}: cannot be read ({error.strerror})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not UTF-8"
+        raise SpecError(f"Spark configuration {path}: cannot be read ({why})") from None
     settings = (line.split(None, 1) for line in lines if line.strip() and not line.lstrip().startswith("#"))
     return {parts[0]: parts[1].strip() if len(parts) > 1 else "" for parts in settings}

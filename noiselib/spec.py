@@ -347,7 +347,8 @@ def _describe(error: ValidationError, data: Any, positions: Positions) -> Iterat
             yield f"{positions.where(*path)}: {name}: unknown key"
         else:
             shown = repr(finding["input"])
-            value = f" is {shown}" if len(shown) <= 60 else ""
+            secret = path[-1:] and path[-1] in ("ledger", "uri", "url") and "@" in shown  # it may hold a password
+            value = f" is {shown}" if len(shown) <= 60 and not secret else ""
             yield f"{positions.where(*path)}: {name}{value}: {message[0].lower()}{message[1:]}"
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from noiselib.cli.names import spec_file
 from noiselib.cli.spark import open_spark
+from noiselib.errors import NoiselibError
 
 if TYPE_CHECKING:
     from noiselib.doctor import Finding
@@ -28,6 +29,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
     from noiselib.doctor import check_machine, check_pipeline
+    from noiselib.doctor.finding import failure
     from noiselib.spark_conf import read_conf
 
     files = [spec_file(name) for name in arguments.pipelines]
@@ -42,4 +44,9 @@ def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
         return  # no session starts; why is said above
     from noiselib.spark.cluster_doctor import check_cluster
 
-    yield from check_cluster(open_spark(arguments, "doctor"), files, arguments.executors)
+    try:
+        session = open_spark(arguments, "doctor")
+    except NoiselibError as error:
+        yield failure("spark session", str(error), "mend what is said above, or the settings of --spark-conf")
+        return
+    yield from check_cluster(session, files, arguments.executors)

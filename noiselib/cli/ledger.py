@@ -14,17 +14,19 @@ if TYPE_CHECKING:
 
 
 def ledger(arguments: argparse.Namespace) -> int:
-    from noiselib.ledger import Ledger
+    from noiselib.ledger import Ledger, shown
     from noiselib.report import ledger_text
 
     url = ledger_url(arguments.ledger)
     if arguments.action == "init":
         with Ledger.create(url) as ledger:
-            print(f"ledger {url}: {'created' if ledger.created else 'is there already, unchanged'}")
+            print(f"ledger {shown(url)}: {'created' if ledger.created else 'is there already, unchanged'}")
         return 0
     if arguments.action == "migrate":
         before, after = Ledger.migrate(url)
-        print(f"ledger {url}: {'is of' if before == after else f'migrated from version {before} to'} version {after}")
+        print(
+            f"ledger {shown(url)}: {'is of' if before == after else f'migrated from version {before} to'} version {after}"
+        )
         return 0
     with Ledger.open(url) as ledger:
         if arguments.action == "abandon":

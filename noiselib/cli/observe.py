@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from noiselib.cli.log import log
-from noiselib.errors import SpecError, exit_code
+from noiselib.errors import LedgerError, SpecError, exit_code
 
 if TYPE_CHECKING:
     from openlineage.client.event_v2 import RunEvent
@@ -29,6 +30,7 @@ PLACES = "file:PATH or http(s)://HOST[:PORT][/PATH]"
 PATIENCE = 5.0  # seconds that a place may take, each time; it is tried at a run's start (lineage) and end
 TIMEOUT = 2.0  # of one request
 RETRY = {"total": 0}  # each would be a warning of its own, and more of our time
+SECRETIVE = re.compile("[@?#]")
 OPENLINEAGE = ("OPENLINEAGE_URL", "OPENLINEAGE_CONFIG")  # the client's own way to be configured
 
 
@@ -56,11 +58,12 @@ def asked_place(argument: str | None, name: str) -> Place | None:
         return Place(file=text.removeprefix("file:").removeprefix("//"))
     try:
         parts = urlsplit(text)
-        if parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc and parts.port != 0:
+        plain = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        if plain and not SECRETIVE.search(text):
             return Place(url=text)
     except ValueError:  # of the port
-        parts = urlsplit("")
-    shown = "a URL with a user in it" if "@" in parts.netloc else repr(text)  # it may hold a password
+        pass
+    shown = "a URL with a user, a query or a fragment" if SECRETIVE.search(text) else repr(text)  # which may be secret
     raise SpecError(f"{said}: {shown}: expected {PLACES}")
 
 
@@ -114,7 +117,7 @@ class Observers:
         ended = metrics.Ended(pipeline, self.command, code, outcome, seconds, verdicts, _budget(run))
         if place.file:
             file = place.path(pipeline, self.command)
-            write_to_textfile(str(file), metrics.registry(ended, metrics.last_success(file)))
+            write_to_textfile(str(file), metrics.registry(ended, metrics.last_success(file, pipeline, self.command)))
         else:
             _push(place, pipeline, self.command, metrics.registry(ended))
 
@@ -158,13 +161,16 @@ def _push(place: Place, pipeline: str, command: str, registry: CollectorRegistry
 
 
 def _budget(run: Run | None) -> BudgetStatus | None:
-    """The account as it stands now; None where nothing is claimed, or it was never used."""
+    """The account as it stands now; None where nothing is claimed, it was never used, or it cannot be read."""
     from noiselib.ledger import Ledger
 
     if run is None or run.budget is None or run.spec.ledger is None:
         return None
-    with Ledger.open(run.spec.ledger, PATIENCE / 2) as ledger:
-        return next(iter(ledger.show(run.budget.name)), None)
+    try:
+        with Ledger.open(run.spec.ledger, PATIENCE / 2) as ledger:
+            return next(iter(ledger.show(run.budget.name)), None)
+    except LedgerError:  # which the command has failed by, and must be told of
+        return None
 
 
 def _patiently(what: str, where: str, send: Callable[[], None], seconds: float = PATIENCE) -> bool:
@@ -182,7 +188,8 @@ def _patiently(what: str, where: str, send: Callable[[], None], seconds: float =
     thread.join(seconds)
     why = f"no answer in {seconds:g} s" if thread.is_alive() else ""
     if failed:
-        why = f"{type(failed[0]).__name__}: {failed[0]}"
+        text = str(failed[0])  # it may quote a URL of OpenLineage's own configuration
+        why = type(failed[0]).__name__ + ("" if SECRETIVE.search(text) else f": {text}")
     if why:
         log(f"{what} to {where}: not sent ({why}); the releases are not affected", "warning")
     return not why

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 def rollback(arguments: argparse.Namespace) -> int:
     """Make the release current, or list those that can be. The ledger is not touched: all of them are published and paid for."""
     from noiselib.spec import load_spec
-    from noiselib.targets import open_target
+    from noiselib.targets import demand_own, open_target
 
     spec, _ = load_spec(spec_file(arguments.pipeline))
     target = open_target(spec)
+    demand_own(target, spec)
     releases = [_entry(target, manifest) for manifest in target.kept() if manifest["pipeline"] == spec.pipeline]
     if arguments.to is None or arguments.list:
         print(json.dumps(releases) if arguments.json else _table(releases))

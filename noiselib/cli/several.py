@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from noiselib.cli import path
 from noiselib.cli.chosen import chosen, one
 from noiselib.cli.failures import common, told
-from noiselib.cli.log import log
+from noiselib.cli.log import about, log
 from noiselib.cli.names import partitions
 from noiselib.errors import SpecError
 
@@ -53,6 +53,7 @@ def _run_each(
     codes: dict[str, int] = {}
     try:
         for pipeline in pipelines:
+            about(pipeline=pipeline.name, step="plan")
             reason = _why_not(pipeline, graph, [name for name, code in codes.items() if code], arguments.fail_fast)
             if reason:
                 log(f"{pipeline.name}: skipped, {reason}")

@@ -6,6 +6,7 @@ import argparse
 import json
 import time
 from contextlib import nullcontext
+from datetime import UTC, datetime
 
 from noiselib.cli.chosen import chosen, one
 from noiselib.cli.failures import common, told
@@ -85,7 +86,7 @@ def keygen(arguments: argparse.Namespace) -> int:
 
 
 def gc(arguments: argparse.Namespace) -> int:
-    from noiselib.ledger import Ledger
+    from noiselib.ledger import Ledger, at_work
     from noiselib.spec import load_spec
     from noiselib.targets import open_target
 
@@ -93,7 +94,7 @@ def gc(arguments: argparse.Namespace) -> int:
     if spec.ledger is not None:
         with Ledger.open(spec.ledger) as ledger:
             for release in ledger.releases(spec.pipeline):
-                if release.holder is not None and not release.holder.dead():
+                if release.holder is not None and at_work(release, datetime.now(UTC)):
                     raise ReleaseHeld(
                         f"release {release.release_id[:12]} of {spec.pipeline} is being made by process {release.holder.pid} on "
                         f"{release.holder.host}: nothing is removed while it runs"

@@ -64,17 +64,18 @@ def check_holds(release: Release, holder: Holder | None) -> None:
 
 
 def check_lease(release: Release, holder: Holder, now: datetime) -> None:
-    """Raises ReleaseHeld unless `holder` may have the release.
-
-    Where it can be known whether the other holder lives, that decides, and no clock; else the end of its lease does.
-    """
-    if release.holder is None or release.holder == holder:
-        return
-    alive = release.holder.alive()
-    if alive is None:
-        alive = (release.lease_until or "") >= time_text(now)
-    if alive:
+    """Raises ReleaseHeld unless `holder` may have the release."""
+    if release.holder != holder and at_work(release, now):
         raise _held(release)
+
+
+def at_work(release: Release, now: datetime) -> bool:
+    """Whether somebody works on the release.
+
+    Where it can be known whether its holder lives, that decides, and no clock; else the end of its lease does.
+    """
+    alive = release.holder.alive() if release.holder is not None else False
+    return (release.lease_until or "") >= time_text(now) if alive is None else alive
 
 
 def check_unseen(release: Release) -> None:

@@ -39,6 +39,11 @@ def name_of(url: URL) -> str:
     return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
 
 
+def shown(url: str) -> str:
+    """A ledger's URL without the password."""
+    return parse(url).render_as_string(hide_password=True)
+
+
 def connect(url: URL, wait_seconds: float, mode: str = "rw") -> Engine:
     """An engine for the ledger; `mode` "rwc" makes the file of one in SQLite. No lock is waited for any longer.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from noiselib.ledger import Ledger
+from noiselib.release import budget_of
+from noiselib.spec import PipelineSpec
 
 
 def show(ledger: Ledger) -> list[dict[str, Any]]:
@@ -71,3 +73,14 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return "" if value is None else str(value)[:40]
+
+
+def account_of(spec: PipelineSpec) -> dict[str, Any] | None:
+    """The budget that pays for a pipeline, with what is left of it; all of it, before it is first used. Raises LedgerError."""
+    budget = budget_of(spec)
+    if budget is None or spec.ledger is None:
+        return None
+    with Ledger.open(spec.ledger) as ledger:
+        spent = sum(status.spent for status in ledger.show(budget.name))
+    limit = {"epsilon": budget.epsilon, "delta": budget.delta}
+    return {"name": budget.name, "limit": limit, "spent": spent, "remaining": max(0.0, budget.epsilon - spent)}

@@ -30,6 +30,7 @@ from noiselib.column_plan import ColumnPlan
 from noiselib.column_spec import CorrelatedGaussian
 from noiselib.plan import Plan, describe_column, relation
 from noiselib.release import Release, budget_of
+from noiselib.spec import Table, Target
 
 FACETS = "urn:noiselib:openlineage-facets:1-0-0"  # the $id of openlineage_facets.json
 TREATMENTS = {
@@ -121,7 +122,7 @@ class Lineage:
 
     def _input(self, release: Release) -> ol.InputDataset:
         facets = {"schema": _schema(self.schema), "version": _version(release.snapshot)}
-        return ol.InputDataset(*dataset_of(self.plan.spec.source.path), facets=facets)
+        return ol.InputDataset(*dataset_of(self.plan.spec.source), facets=facets)
 
     def _outputs(self, state: ol.RunState, release: Release, status: str, rows: int | None) -> list[ol.OutputDataset]:
         """The target: where the command publishes, and unless it ended without readers seeing the release."""
@@ -136,7 +137,7 @@ class Lineage:
         if state != ol.RunState.START:
             facets["version"] = _version(release.id)
             counted["outputStatistics"] = output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(rows)
-        return [ol.OutputDataset(*dataset_of(self.plan.spec.target.path), facets=facets, outputFacets=counted)]
+        return [ol.OutputDataset(*dataset_of(self.plan.spec.target), facets=facets, outputFacets=counted)]
 
     def _columns(self) -> column_lineage_dataset.ColumnLineageDatasetFacet:
         """Every published column with those of the source that its values come from."""
@@ -152,7 +153,7 @@ class Lineage:
         how = column_lineage_dataset.Transformation(
             "DIRECT", "IDENTITY" if kept else "TRANSFORMATION", description, masking=not kept
         )
-        space, name = dataset_of(self.plan.spec.source.path)
+        space, name = dataset_of(self.plan.spec.source)
         return column_lineage_dataset.Fields(
             [column_lineage_dataset.InputField(space, name, field, [how]) for field in self._inputs(column)]
         )
@@ -187,9 +188,11 @@ def _treated(column: ColumnPlan, claimed: bool) -> dict[str, Any]:
     return entry
 
 
-def dataset_of(path: str) -> tuple[str, str]:
-    """A table's namespace and name, by OpenLineage's convention for local files."""
-    return "file", os.path.abspath(path.removeprefix("file://"))
+def dataset_of(table: Table | Target) -> tuple[str, str]:
+    """A table's namespace and name: by OpenLineage's convention for local files, else the table's name in its catalog."""
+    if table.format in ("iceberg", "table"):
+        return "noiselib://table", table.path
+    return "file", os.path.abspath(table.path.removeprefix("file://"))
 
 
 def _schema(columns: Sequence[tuple[str, str]]) -> schema_dataset.SchemaDatasetFacet:

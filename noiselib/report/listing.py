@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from noiselib.errors import NoiselibError
-from noiselib.ledger import Ledger
 from noiselib.pipelines import standing
-from noiselib.release import budget_of
-from noiselib.report.ledger_text import table
+from noiselib.report.ledger_text import account_of, table
 from noiselib.selection import Graph, Pipeline
-from noiselib.spec import PipelineSpec, load_spec
+from noiselib.spec import load_spec
 from noiselib.targets import open_target
 
 
@@ -42,26 +40,11 @@ def _entry(pipeline: Pipeline, depends_on: Sequence[str]) -> dict[str, Any]:
     try:
         manifests = open_target(spec).manifests()
         entry["last_published"] = max((manifest["published"] for manifest in manifests), default=None)
-        entry["budget"] = _budget(spec)
+        entry["budget"] = account_of(spec)
         entry["partitions"] = dict(sorted(Counter(standing(pipeline.file).values()).items()))
     except NoiselibError as error:
         entry["problem"] = str(error)
     return entry
-
-
-def _budget(spec: PipelineSpec) -> dict[str, Any] | None:
-    """Raises LedgerError where there is no ledger to tell."""
-    budget = budget_of(spec)
-    if budget is None or spec.ledger is None:
-        return None
-    spent = _spent(spec.ledger, budget.name)
-    limit = {"epsilon": budget.epsilon, "delta": budget.delta}
-    return {"name": budget.name, "limit": limit, "spent": spent, "remaining": max(0.0, budget.epsilon - spent)}
-
-
-def _spent(url: str, budget: str) -> float:
-    with Ledger.open(url) as ledger:
-        return sum(status.spent for status in ledger.show(budget))  # of one, or of none before it is first used
 
 
 def listing_text(entries: Sequence[dict[str, Any]]) -> str:

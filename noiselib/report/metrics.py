@@ -78,11 +78,13 @@ def _checked(verdicts: Iterable[Mapping[str, Any]]) -> Counter[tuple[str, str, s
     )
 
 
-def last_success(file: Path) -> float | None:
+def last_success(file: Path, pipeline: str, command: str) -> float | None:
     """When the command last succeeded, by the file that an earlier one wrote. Raises ValueError for another kind of file."""
+    mine = {"pipeline": pipeline, "command": command}
     if not file.is_file():
         return None
     for family in text_string_to_metric_families(file.read_text("utf-8")):
-        if family.name == SUCCESS:
-            return float(family.samples[0].value)
+        for sample in family.samples if family.name == SUCCESS else ():
+            if sample.labels == mine:
+                return float(sample.value)
     return None

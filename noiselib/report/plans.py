@@ -8,7 +8,7 @@ from typing import Any
 
 from noiselib.accounting import Accountant
 from noiselib.errors import NoiselibError, SpecError
-from noiselib.ledger import Budget, ReleaseRequest
+from noiselib.ledger import Budget, ReleaseRequest, shown
 from noiselib.release import budget_of
 from noiselib.report.ledger_text import table
 from noiselib.report.plan_text import outlook_of, planned
@@ -54,7 +54,7 @@ def _sum(account: Account, requests: Sequence[ReleaseRequest]) -> dict[str, Any]
     outlook, ledger = outlook_of(url, budget, requests)
     return {
         "budget": budget.name,
-        "ledger": url if ledger == "open" else ledger,
+        "ledger": shown(url) if ledger == "open" else ledger,
         "releases": len(requests),
         "epsilon": outlook.added,
         "delta": budget.delta,

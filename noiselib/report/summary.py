@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from noiselib.errors import NoiselibError
-from noiselib.ledger import Ledger
-from noiselib.report.ledger_text import table
+from noiselib.report.ledger_text import account_of, table
 from noiselib.snapshot import is_wanted
-from noiselib.spec import PipelineSpec, load_spec
+from noiselib.spec import load_spec
 from noiselib.targets import open_target
 
 
@@ -21,8 +20,11 @@ def summary_data(spec_file: Path, wanted: Sequence[dict[str, str]], release: str
     """
     spec, _ = load_spec(spec_file)
     manifests = open_target(spec).manifests()
+    by = spec.source.partition_by
     chosen = [
-        one for one in manifests if _chosen(one["partition"], wanted) and one["release_id"].startswith(release or "")
+        one
+        for one in manifests
+        if _chosen(one["partition"], by, wanted) and one["release_id"].startswith(release or "")
     ]
     if not chosen:
         named = (
@@ -36,16 +38,20 @@ def summary_data(spec_file: Path, wanted: Sequence[dict[str, str]], release: str
         "purpose": spec.purpose,
         "target": spec.target.path,
         "releases": [_summary(one) for one in sorted(chosen, key=lambda one: str(one["partition"]))],
-        "budget": _budget(spec),
+        "budget": account_of(spec),
     }
 
 
-def _chosen(partition: str, wanted: Sequence[dict[str, str]]) -> bool:
-    values = {name: value for name, _, value in (part.partition("=") for part in partition.split("/"))}
-    found = {name: int(value) if re.fullmatch("-?[0-9]+", value) else value for name, value in values.items()}
-    return not wanted or any(
-        all(is_wanted(found.get(name), text) for name, text in choice.items()) for choice in wanted
-    )
+def _chosen(partition: str, partition_by: Sequence[str], wanted: Sequence[dict[str, str]]) -> bool:
+    """Whether the partition, by its text, is one of those wanted; a value may hold a slash."""
+    found = re.fullmatch("/".join(f"{re.escape(name)}=(.*)" for name in partition_by), partition)
+    values = dict(zip(partition_by, found.groups(), strict=True)) if found else {}
+    return not wanted or any(all(_is(values.get(name), text) for name, text in one.items()) for one in wanted)
+
+
+def _is(value: str | None, wanted: str) -> bool:
+    number = int(value) if value is not None and re.fullmatch("-?[0-9]{1,19}", value) else None
+    return value == wanted or (number is not None and is_wanted(number, wanted))
 
 
 def _summary(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -63,15 +69,6 @@ def _summary(manifest: dict[str, Any]) -> dict[str, Any]:
         "checks_passed": len(checks) - len(failed),
         "checks_warned": failed,
     }
-
-
-def _budget(spec: PipelineSpec) -> dict[str, Any] | None:
-    if spec.privacy is None or spec.ledger is None:
-        return None
-    with Ledger.open(spec.ledger) as ledger:
-        (account,) = ledger.show(spec.privacy.budget)
-    limit = {"epsilon": account.budget.epsilon, "delta": account.budget.delta}
-    return {"name": account.budget.name, "limit": limit, "spent": account.spent, "remaining": account.remaining}
 
 
 def summary_text(data: dict[str, Any]) -> str:

@@ -44,7 +44,7 @@ def find_table(spark: SparkSession, name: str) -> Catalogued:
     return Catalogued(name, _path(name, told["location"]), columns, by, _partitions(spark, full, told) if by else None)
 
 
-def prove_name(spark: SparkSession, target: Target, name: str) -> None:
+def prove_name(spark: SparkSession, target: Target, columns: Sequence[str], name: str) -> None:
     """Raises NoiselibError where `name` cannot become, or is not, the published table's: before anything is spent."""
     full = _full(name)
     try:
@@ -59,6 +59,12 @@ def prove_name(spark: SparkSession, target: Target, name: str) -> None:
         raise NoiselibError(
             f"target table {name}: is another's, at {place}; expected a name of its own in Spark's catalog"
         )
+    known = sorted(column["name"] for column in told["columns"])
+    if known != sorted(columns):
+        raise NoiselibError(
+            f"target table {name}: has the columns {', '.join(known)}; expected the release's, {', '.join(sorted(columns))}. "
+            "Drop it (its files stay, and the next run registers it anew), or name another"
+        )
 
 
 def register(spark: SparkSession, target: Target, columns: StructType, partition_by: Sequence[str], name: str) -> None:
@@ -68,7 +74,7 @@ def register(spark: SparkSession, target: Target, columns: StructType, partition
     that is published, and publishing stays the one step that it is.
     """
     full = _full(name)
-    prove_name(spark, target, name)
+    prove_name(spark, target, columns.names, name)
     if spark.catalog.tableExists(full):
         spark.catalog.refreshTable(full)
         return

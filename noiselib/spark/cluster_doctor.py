@@ -7,7 +7,6 @@ scratch disks, the clock.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import time
@@ -188,8 +187,6 @@ def _to_be_seen(session: SparkSession, spec_file: Path) -> Iterator[dict[str, st
     if spec.key.startswith("file:"):
         paths.append(absolute(spec.key).removeprefix("file:"))
     try:
-        yield {
-            os.path.abspath(path): hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in [*paths, str(note)]
-        }
+        yield {os.path.abspath(path): digest for path in [*paths, str(note)] if (digest := probe.file_digest(path))}
     finally:
         note.unlink(missing_ok=True)

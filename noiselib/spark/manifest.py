@@ -25,6 +25,7 @@ def make_manifest(run: Run, release: Release) -> dict[str, Any]:
         "release_id": release.id,
         "pipeline": release.pipeline,
         "partition": release.partition_text,
+        "partition_by": run.spec.source.partition_by,
         "purpose": run.spec.purpose,
         "spec": digest(canonical(run.plan)),
         "snapshot": release.snapshot,

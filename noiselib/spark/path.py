@@ -22,9 +22,9 @@ def walk(run: Run, spark: OpenSpark, steps: Sequence[str] = ("perturb", "check",
             if run.settled(release) is None:
                 must_be_staged(run, release)
     if any(run.settled(release) is None for release in run.releases):
-        run.target.prove(run.plan.published)
+        run.target.prove(run.plan.published, run.spec.source.partition_by)
         if "perturb" in steps and (name := run.spec.target.table):
-            prove_name(spark(), run.target, name)
+            prove_name(spark(), run.target, [column for column, _ in run.plan.published], name)
     with ExitStack() as held:
         with run.taking("reserve"):
             ledger = held.enter_context(reserved(run))

@@ -62,8 +62,8 @@ def _renewed(ledger: Ledger, run: Run) -> Iterator[None]:
 
     def renew() -> None:
         while not over.wait(LEASE_SECONDS / 5):
-            known = [ledger.release(release.id) for release in run.open()]
             try:
+                known = [ledger.release(release.id) for release in run.open()]
                 ledger.renew([found.release_id for found in known if found and found.state != "published"], run.holder)
             except NoiselibError as error:  # taken over, or the ledger is away: the next write to it will be refused
                 run.tell("lease", f"not renewed: {error}", level="warning")

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from noiselib.errors import NoiselibError
 from noiselib.key import load_key
 from noiselib.ledger import Budget, Holder, ReserveResult
 from noiselib.log_entry import Level, LogEntry, Say
@@ -19,7 +18,7 @@ from noiselib.release import Release, budget_of, make_releases
 from noiselib.snapshot import Locate, TableMetadata, choose_partitions
 from noiselib.spark.perturb import Inspection
 from noiselib.spec import PipelineSpec
-from noiselib.targets import Target, open_target
+from noiselib.targets import Target, demand_own, open_target
 
 SETTLED = ("published", "unchanged", "withdrawn")
 
@@ -99,7 +98,7 @@ def prepare(
     key = load_key(spec.key)
     releases = make_releases(plan, table, choose_partitions(table, wanted), key, snapshot)
     target = open_target(spec)
-    _check_target(target, spec)
+    demand_own(target, spec)
     run = Run(spec_file, spec, plan, table, target, releases, say)
     noised = len(plan.noised)
     run.tell("plan", f"{spec.pipeline}: {len(releases)} releases, {noised} noised columns{pinned(table)}",
@@ -110,15 +109,3 @@ def prepare(
 
 def pinned(table: TableMetadata) -> str:
     return "" if table.version is None else f", version {table.version} of {table.path}"
-
-
-def _check_target(target: Target, spec: PipelineSpec) -> None:
-    """A target that is not this pipeline's own fails here, before anything is spent. Raises NoiselibError."""
-    for manifest in target.manifests():
-        # a part without a name belongs to the value before it, which holds a slash
-        names = [part.partition("=")[0] for part in manifest["partition"].split("/") if "=" in part]
-        if manifest["pipeline"] != spec.pipeline or names != spec.source.partition_by:
-            raise NoiselibError(
-                f"target {target}: holds a release of pipeline {manifest['pipeline']}, partitioned by {names}; "
-                f"expected a target of its own for {spec.pipeline}, partitioned by {spec.source.partition_by}"
-            )

@@ -69,9 +69,9 @@ def open_session(
         raise NoiselibError(
             f"Spark does not start ({type(error).__name__}): expected Java 17 or newer on the PATH or in JAVA_HOME"
         ) from error
+    java.started()
     refuse_leaks(session_settings(session), key_reference)
     session.sparkContext.setLogLevel(log_level)
-    java.started()
     for name, value in REQUIRED.items():
         session.conf.set(name, value)
     return session

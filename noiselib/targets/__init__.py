@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from noiselib import spec as s
+from noiselib.errors import NoiselibError
 from noiselib.targets.parquet import ParquetTarget
 from noiselib.targets.target import MANIFESTS, Target
 
-__all__ = ["MANIFESTS", "Target", "open_path", "open_target"]
+__all__ = ["MANIFESTS", "Target", "demand_own", "open_path", "open_target"]
 
 
 def open_target(spec: s.PipelineSpec) -> Target:
@@ -35,3 +36,13 @@ def open_path(path: str) -> Target:
 
         return DeltaTarget(path)
     return ParquetTarget(path, None)
+
+
+def demand_own(target: Target, spec: s.PipelineSpec) -> None:
+    """Raises NoiselibError if what the target holds is another pipeline's, or partitioned otherwise: before anything is spent."""
+    for manifest in target.manifests():
+        if manifest["pipeline"] != spec.pipeline or manifest["partition_by"] != spec.source.partition_by:
+            raise NoiselibError(
+                f"target {target}: holds a release of pipeline {manifest['pipeline']}, partitioned by {manifest['partition_by']}; "
+                f"expected a target of its own for {spec.pipeline}, partitioned by {spec.source.partition_by}"
+            )

@@ -16,6 +16,7 @@ import re
 import time
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -127,14 +128,17 @@ class CommittedTarget(Target):
 
     # -- what changes it
 
-    def prove(self, columns: Columns = ()) -> None:
-        """That the workspace and the table share a file system we may write to, and that the table has these columns."""
+    def prove(self, columns: Columns = (), partition_by: Sequence[str] = ()) -> None:
+        """That the workspace and the table can be written to, and that the table has these columns, and can be partitioned so."""
         version = self._current()
-        if version is not None and columns and [name for name, _ in columns] != [name for name, _ in version.columns]:
-            raise NoiselibError(
-                f"target {self}: has the columns {', '.join(name for name, _ in version.columns)}; expected those of the release: "
-                f"{', '.join(name for name, _ in columns)}. Publish other columns to a table of their own"
-            )
+        if columns:
+            self._check_columns(version, tuple((name, self._kept_as(kind)) for name, kind in columns))
+        for name, kind in columns:
+            if name in partition_by and kind not in PARTITION_TYPES:
+                raise NoiselibError(
+                    f"target {self}: partition column {name!r} is {kind}; expected {' or '.join(PARTITION_TYPES)} in this format, "
+                    "or a target of format parquet"
+                )
         try:
             for place in (self.home, self.path):
                 place.mkdir(parents=True, exist_ok=True)
@@ -145,6 +149,10 @@ class CommittedTarget(Target):
                 link(probe, other)
                 other.unlink()
                 probe.unlink()
+            if version is None:  # whoever makes a table here later would be taken for us
+                with suppress(OSError):  # a killed publisher has left something
+                    (self.path / MANIFESTS).rmdir()
+                    self.path.rmdir()
         except OSError as error:
             raise NoiselibError(
                 f"target {self}: cannot be published ({error.strerror}); expected a table's folder {self.path} and a workspace "
@@ -167,6 +175,10 @@ class CommittedTarget(Target):
         if not self._whole(manifest):
             raise self.not_kept(manifest["release_id"])
         before = self._current()
+        if before is None:
+            raise NoiselibError(
+                f"target {self}: there is no table any more to roll back; expected a run, which makes it anew"
+            )
         self._note_current(before)
         failpoint("before_swap")
         self._make_current([manifest], before, None, {"noiselib.rollback": "true"})
@@ -222,7 +234,8 @@ class CommittedTarget(Target):
                     f"target {self}: {', '.join(sorted(partitions)) or 'the table'} was changed by somebody else meanwhile; "
                     "nothing is published, run again to replace that"
                 )
-            self._check_columns(version, schema)
+            if schema is not None:
+                self._check_columns(version, self._types(schema))
             try:
                 self._commit(version, _commit_of(manifests, removed, schema, properties))
                 return
@@ -232,11 +245,8 @@ class CommittedTarget(Target):
             f"target {self}: others have committed to it {ATTEMPTS} times meanwhile; nothing is published, run again"
         )
 
-    def _check_columns(self, version: Version | None, schema: pa.Schema | None) -> None:
-        if version is None or schema is None:
-            return
-        new = self._types(schema)
-        if new != version.columns:
+    def _check_columns(self, version: Version | None, new: tuple[tuple[str, str], ...]) -> None:
+        if version is not None and new != version.columns:
             differing = sorted({name for name, _ in {*new} ^ {*version.columns}}) or ["their order"]
             raise NoiselibError(
                 f"target {self}: its columns differ from those of the release in {', '.join(differing)}; a table keeps the columns "
@@ -244,8 +254,11 @@ class CommittedTarget(Target):
             )
 
     def _types(self, schema: pa.Schema) -> tuple[tuple[str, str], ...]:
-        """The columns' types as the format keeps them."""
-        return schema_types(schema)
+        return tuple((name, self._kept_as(kind)) for name, kind in schema_types(schema))
+
+    def _kept_as(self, kind: str) -> str:
+        """The type that the format keeps a column of this type as."""
+        return kind
 
     # -- what is kept
 

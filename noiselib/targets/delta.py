@@ -17,6 +17,7 @@ from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
+from noiselib.errors import NoiselibError
 from noiselib.snapshot import partition_text, schema_types
 from noiselib.targets.committed import Commit, CommittedTarget, Conflict, NewFile, Version
 from noiselib.targets.target import local_path
@@ -40,7 +41,10 @@ class DeltaTarget(CommittedTarget):
         elif not (self.path / "_delta_log").is_dir() or not DeltaTable.is_deltatable(str(self.path)):
             return None
         else:
-            table = DeltaTable(str(self.path))
+            try:
+                table = DeltaTable(str(self.path))
+            except DeltaError as error:
+                raise NoiselibError(f"target {self}: cannot be read as a Delta table ({error})") from None
         version = _version_of(table)
         self._known = (table, version)
         return version
@@ -67,12 +71,16 @@ class DeltaTarget(CommittedTarget):
                 raise Conflict from error
             return
         table = self._known[0]  # type: ignore[index]
+        before = table.version()
         removed = [_remove(path, version.view[path]) for path in sorted(commit.removed)]
         try:
             table.create_write_transaction(
                 [*added, *removed], "append", table.schema(), list(commit.partition_by), commit_properties=once
             )
         except CommitFailedError as error:
+            table.update_incremental()
+            if table.version() == before:  # nobody else's commit: the table refuses ours
+                raise NoiselibError(f"target {self}: refuses the commit ({error}); nothing is published") from None
             raise Conflict from error
 
     def _let_go(self, needed: Collection[str]) -> None:

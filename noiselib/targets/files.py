@@ -21,8 +21,10 @@ def link(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EMLINK):
             raise
-        shutil.copy2(source, target)
-        sync(target)
+        copy = target.with_name(f".{target.name}.tmp")  # half a copy must not pass for the file
+        shutil.copy2(source, copy)
+        sync(copy)
+        os.replace(copy, target)
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

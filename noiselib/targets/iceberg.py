@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.exceptions import (
     CommitFailedException,
@@ -24,11 +23,12 @@ from pyiceberg.exceptions import (
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 from pyiceberg.table import Table, Transaction
 from pyiceberg.typedef import Record
+from sqlalchemy import make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from noiselib import spec as s
 from noiselib.errors import NoiselibError
-from noiselib.snapshot import partition_text, schema_types
+from noiselib.snapshot import partition_text
 from noiselib.targets.committed import Commit, CommittedTarget, Conflict, NewFile, Version
 from noiselib.targets.target import local_path
 
@@ -51,7 +51,7 @@ class IcebergTarget(CommittedTarget):
         """Raises NoiselibError for a catalog that cannot be opened, or one whose tables do not lie on a file system."""
         given = target.catalog
         assert given is not None
-        text = given if isinstance(given, str) else given.uri
+        text = given if isinstance(given, str) else make_url(given.uri).render_as_string(hide_password=True)
         try:
             catalog = _open(given)
         except (SQLAlchemyError, ValueError) as error:
@@ -96,8 +96,8 @@ class IcebergTarget(CommittedTarget):
         plain = path.removeprefix("file://").removeprefix("file:")
         return os.path.relpath(plain, self.path) if Path(plain).is_relative_to(self.path) else plain
 
-    def _types(self, schema: pa.Schema) -> tuple[tuple[str, str], ...]:
-        return tuple((name, WIDER.get(kind, kind)) for name, kind in schema_types(schema))
+    def _kept_as(self, kind: str) -> str:
+        return WIDER.get(kind, kind)
 
     def _commit(self, version: Version | None, commit: Commit) -> None:
         with _told(self.name):
@@ -121,7 +121,9 @@ class IcebergTarget(CommittedTarget):
         with created.update_spec() as update:
             for name in commit.partition_by:
                 update.add_identity(name)
-        created.set_properties({NAME_MAPPING: created.table_metadata.schema().name_mapping.model_dump_json()})
+        mapping = created.table_metadata.schema().name_mapping.model_dump_json()
+        # a commit lands on the version that was read or not at all: what it replaces is looked up again by us
+        created.set_properties({NAME_MAPPING: mapping, "commit.retry.num-retries": "0"})
         return created
 
     def _data_file(self, file: NewFile, spec_id: int) -> DataFile:

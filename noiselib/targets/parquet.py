@@ -178,7 +178,7 @@ class ParquetTarget(Target):
                 leftover.unlink(missing_ok=True)
             return [str(place) for place in [*removed, *self._sweep()]]
 
-    def prove(self, columns: Columns = ()) -> None:
+    def prove(self, columns: Columns = (), partition_by: Sequence[str] = ()) -> None:
         """Do once what publishing will do, beside the target. Raises NoiselibError where the file system cannot."""
         self.current()
         probe = self.home / f"probe-{uuid.uuid4().hex[:8]}"

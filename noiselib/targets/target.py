@@ -47,7 +47,7 @@ class Target(Workspace):
     # -- what changes it
 
     @abstractmethod
-    def prove(self, columns: Columns = ()) -> None:
+    def prove(self, columns: Columns = (), partition_by: Sequence[str] = ()) -> None:
         """Raises NoiselibError where a release with these columns could not be published atomically: before anything is spent."""
 
     def publish(self, releases: Sequence[Release], manifests: Mapping[str, Mapping[str, Any]]) -> None:

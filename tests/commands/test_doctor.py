@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import sqlite3
@@ -18,7 +17,7 @@ import pytest
 from small_pipeline import Answer, Small
 
 from noiselib.doctor import Finding, probe
-from noiselib.doctor.machine import check_memory, judge_java, size_of
+from noiselib.doctor.machine import check_memory, judge_java, machine_memory, size_of
 from noiselib.doctor.pipeline import check_skew
 from noiselib.errors import SpecError
 from noiselib.ledger import Budget, Holder, Ledger
@@ -169,7 +168,7 @@ def test_scratch_of_the_settings(small: Small, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    whole = machine_memory()
     states = [check_memory({"spark.driver.memory": f"{int(whole * part)}b"}).state for part in (0.1, 0.9, 1.1)]
     assert states == ["ok", "warning", "failure"]
     assert [size_of(text) for text in ("1", "512m", "2g", "2GB", "7b")] == [1 << 20, 512 << 20, 2 << 30, 2 << 30, 7]

@@ -204,7 +204,7 @@ def test_checks_are_counted_by_name_and_severity_and_hold_no_threshold():
 
 
 def test_the_last_success_is_read_from_metrics_only(tmp_path: Path):
-    assert last_success(tmp_path / "none.prom") is None
+    assert last_success(tmp_path / "none.prom", "small", "run") is None
     (tmp_path / "other.prom").write_text("this is { no metric\n")
     with pytest.raises(ValueError, match="could not convert"):
-        last_success(tmp_path / "other.prom")
+        last_success(tmp_path / "other.prom", "small", "run")

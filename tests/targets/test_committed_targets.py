@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -315,14 +316,34 @@ def test_other_columns_or_types_are_refused(kind, home, target):
     target.prove(columns)
     stage_and_publish(target, release(1, 1))
     target.prove(columns)
-    with pytest.raises(
-        NoiselibError, match="has the columns day, release; expected those of the release: day, more, release"
-    ):
-        target.prove([("day", "int32"), ("more", "int32"), ("release", "string")])
+    for name, kind_of_day in (("more", "int32"), ("day", "int64")):
+        others = {"day": kind_of_day, name: kind_of_day, "release": "string"}
+        with pytest.raises(NoiselibError, match=f"its columns differ from those of the release in {name}"):
+            target.prove(list(others.items()))
     stage(target, release(2, "x"))
     with pytest.raises(NoiselibError, match="its columns differ from those of the release in day"):
         publish(target, release(2, "x"))
     assert seen(kind, home) == ids((1, 1))
+
+
+def test_a_partition_column_that_the_format_does_not_take_is_refused(target):
+    with pytest.raises(NoiselibError, match="partition column 'on' is date; expected int32 or int64 or string"):
+        target.prove([("on", "date"), ("release", "string")], ["on"])
+
+
+def test_proving_leaves_no_mark_where_there_is_no_table(target):
+    target.prove([("day", "int32")], ["day"])
+    assert not target.path.exists()
+
+
+def test_rolling_back_where_the_table_is_gone_is_refused(kind, home, target):
+    stage_and_publish(target, release(1))
+    stage_and_publish(target, release(2))
+    [earlier] = [one for one in target.kept() if one["release_id"] == release(1).id]
+    (shutil.rmtree(target.path / "_delta_log") if kind == "delta" else target.catalog.drop_table(target.name))
+    other = open_table(kind, home)
+    with pytest.raises(NoiselibError, match="there is no table any more"):
+        other.rollback(earlier)
 
 
 def test_a_release_that_is_no_longer_staged_is_not_published_as_nothing(kind, home, target):
