@@ -19,7 +19,8 @@ import pytest
 from scipy import stats
 from small_pipeline import SMALL_SCHEMA, Small, make_small, small_rows
 
-from noiselib.spark import path, perturb, stage
+from noiselib import release
+from noiselib.spark import path, perturb, stage, steps
 from noiselib.spark.kernel import Noise
 from noiselib.spark.run import prepare
 
@@ -83,8 +84,8 @@ def before(patch: Patch, place: Any, name: str, act: Callable[[], None]) -> None
 def moments() -> list[Any]:
     """What is called next, of all the moments at which a source may change."""
     return [
-        pytest.param((path, "inspect"), id="between fingerprint and read"),
-        pytest.param((path, "stage"), id="between two reads", marks=pytest.mark.long),
+        pytest.param((steps, "inspect"), id="between fingerprint and read"),
+        pytest.param((steps, "stage"), id="between two reads", marks=pytest.mark.long),
         pytest.param((stage, "verify_unchanged"), id="between read and verify"),
     ]
 
@@ -107,7 +108,7 @@ def test_a_source_that_changes_is_named_and_nothing_is_published(
 
 def test_a_file_that_vanishes_while_it_is_hashed_is_named(second_day: Small, monkeypatch: Patch) -> None:
     file = second_day.home / "source" / "day=2" / "part-0.parquet"
-    before(monkeypatch, path, "fingerprint", lambda: other_process("os.remove(sys.argv[1])", str(file)))
+    before(monkeypatch, release, "fingerprint", lambda: other_process("os.remove(sys.argv[1])", str(file)))
     answer = second_day.noiselib("run", "--partition", "day=2")
     assert answer.code == 1
     assert f"InputError: source file {file}: cannot be read (No such file or directory)" in answer.err
@@ -145,7 +146,7 @@ def test_a_schema_that_drifts_fails_before_noise_and_spending(
     second_day: Small, monkeypatch: Patch, change: str, everywhere: bool
 ) -> None:
     """In every file, the spec does not fit the table; in one file, the files make no table."""
-    monkeypatch.setattr(path, "inspect", lambda *_: pytest.fail("rows were read"))
+    monkeypatch.setattr(steps, "inspect", lambda *_: pytest.fail("rows were read"))
     for day in (1, 2) if everywhere else (2,):
         second_day.write_partition(day, drifted(change))
     spent, published = second_day.spent(), second_day.checksums()
