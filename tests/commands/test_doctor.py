@@ -308,9 +308,7 @@ def test_a_ledger_on_a_server(small: Small, postgresql: Any, change_spec: Callab
     Ledger.create(url).close()
     findings = found(small.noiselib("doctor", "--json"))
     assert findings["small ledger's clock"].state == "ok"
-    postgresql.execute(
-        f"ALTER DATABASE {url.rpartition('/')[2].partition('?')[0]} SET default_transaction_read_only = on"
-    )
+    change_spec("ledger", value=f"{url}%20-cdefault_transaction_read_only%3Don")  # as a hot standby answers
     diagnosed(small, "small ledger", "failure", "read-only")
 
 

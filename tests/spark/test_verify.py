@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from small_pipeline import SMALL_SCHEMA, Answer, Small, make_small, small_rows
 
-from noiselib import cli
+from noiselib.cli import main, names
 from noiselib.key import create_key_file
 
 ROW = 10  # of day 1: the one with id 1010
@@ -149,13 +149,13 @@ def test_another_key_is_refused(published: Small) -> None:
 def test_a_release_is_verified_by_its_id(
     published: Small, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "PIPELINES", published.home)
+    monkeypatch.setattr(names, "PIPELINES", published.home)
     release_id = next((published.home / "published" / "_noiselib").glob("*.json")).stem
-    assert cli.main(["verify", release_id[:12]]) == 0
+    assert main(["verify", release_id[:12]]) == 0
     assert "1 releases derived again" in capsys.readouterr().out
     published.rows[1]["amount"][ROW] += 0.25
     published.write_source()
-    assert cli.main(["verify", release_id[:12]]) == 1
+    assert main(["verify", release_id[:12]]) == 1
     assert f"release {release_id[:12]}: not a release of small for the snapshot that" in capsys.readouterr().err
 
 
