@@ -49,6 +49,14 @@ def load_key(reference: str) -> NoiseKey:
     raise NoiseKeyError(f"key reference of scheme {scheme!r}: expected file:PATH or env:NAME")
 
 
+def known_id(reference: str) -> str:
+    """The key's id, or "unknown": a plan without the key at hand is still a plan, which counts memoized columns anew."""
+    try:
+        return load_key(reference).id
+    except NoiseKeyError:
+        return "unknown"
+
+
 def absolute(reference: str) -> str:
     """The reference, good in any working directory: a worker's is not the driver's."""
     scheme, _, rest = reference.partition(":")

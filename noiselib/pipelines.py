@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -75,7 +75,8 @@ def standing(file: Path) -> dict[str, str]:
     releases = make_releases(plan, table, table.partitions, load_key(spec.key))
     target, known = open_target(spec), newest(spec)
     seen = {manifest["partition"]: manifest["release_id"] for manifest in target.manifests()}
-    return {r.partition_text: _state(r, seen, known.get(r.partition_text), target) for r in releases}
+    withdrawn = target.withdrawn()
+    return {r.partition_text: _state(r, seen, withdrawn, known.get(r.partition_text), target) for r in releases}
 
 
 def newest(spec: PipelineSpec) -> dict[str, Known]:
@@ -87,10 +88,12 @@ def newest(spec: PipelineSpec) -> dict[str, Known]:
     return {release.request.partition: release for release in sorted(known, key=lambda release: release.updated)}
 
 
-def _state(release: Release, seen: dict[str, str], known: Known | None, target: Target) -> str:
+def _state(
+    release: Release, seen: Mapping[str, str], withdrawn: Collection[str], known: Known | None, target: Target
+) -> str:
     if seen.get(release.partition_text) == release.id:
         return "published"
-    if release.id in target.withdrawn():
+    if release.id in withdrawn:
         return "withdrawn"
     if known is not None and at_work(known, datetime.now(UTC)):
         return "held"

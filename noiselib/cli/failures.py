@@ -15,9 +15,7 @@ def told(error: Exception, directory: Path) -> int:
     if isinstance(error, NoiselibError):
         log(str(error), "error", error=type(error).__name__, exit_code=error.exit_code)
         return error.exit_code
-    if isinstance(
-        error, OSError
-    ):  # a full disk, a place that may not be written; the path stops at a step that is run again
+    if isinstance(error, OSError):  # a full disk, a place that may not be written: the step is run again
         what = f"{error.filename or directory}: {error.strerror or type(error).__name__}"
         log(f"{what}: stopped; run again to resume", "error", exit_code=1)
         return 1

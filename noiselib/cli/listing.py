@@ -6,7 +6,9 @@ import argparse
 import json
 
 from noiselib.cli.chosen import chosen
+from noiselib.cli.failures import common, told
 from noiselib.cli.log import log
+from noiselib.errors import SpecError
 
 
 def ls(arguments: argparse.Namespace) -> int:
@@ -23,7 +25,4 @@ def ls(arguments: argparse.Namespace) -> int:
         for entry in entries:
             if entry["problem"] and not entry["broken"]:
                 log(f"{entry['pipeline']}: {entry['problem']}")
-    for pipeline in pipelines:
-        if pipeline.problem:
-            log(f"SpecError: {pipeline.problem}")
-    return 2 if any(pipeline.problem for pipeline in pipelines) else 0
+    return common([told(SpecError(one.problem), arguments.directory) for one in pipelines if one.problem])

@@ -33,13 +33,7 @@ STEPS = {  # command -> the steps of the path that it takes, after reserving
 
 def walk(arguments: argparse.Namespace) -> int:
     """Take the command's steps of one pipeline, and write run_results.json whatever happens."""
-
-    def tell(outcome: dict[str, Any]) -> None:
-        write_results(arguments.results, outcome)
-        if arguments.json:
-            print(json.dumps(outcome))
-
-    outcome = take(arguments, str(arguments.pipeline), tell)
+    outcome = take(arguments, str(arguments.pipeline), lambda came: answer(arguments, came))
     if not arguments.json:
         _print_outcome(outcome)
     return 0
@@ -119,9 +113,11 @@ def _write(path: Path, data: dict[str, Any]) -> None:
     os.replace(temporary, path)
 
 
-def write_results(path: Path, outcome: dict[str, Any]) -> None:
-    """Where they cannot be written, what the run itself came to is still told."""
+def answer(arguments: argparse.Namespace, outcome: dict[str, Any]) -> None:
+    """Write the results, and print them where JSON is asked for. If they cannot be written, what the run came to is still told."""
     try:
-        _write(path, outcome)
+        _write(arguments.results, outcome)
     except OSError as error:
-        log(f"run results {path}: not written ({error.strerror})", "warning")
+        log(f"run results {arguments.results}: not written ({error.strerror})", "warning")
+    if arguments.json:
+        print(json.dumps(outcome))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from noiselib.cli.names import spec_file
@@ -21,16 +22,19 @@ def rollback(arguments: argparse.Namespace) -> int:
     spec, _ = load_spec(spec_file(arguments.pipeline))
     target = open_target(spec)
     demand_own(target, spec)
-    releases = [_entry(target, manifest) for manifest in target.kept() if manifest["pipeline"] == spec.pipeline]
+    kept = {manifest["release_id"]: manifest for manifest in target.kept() if manifest["pipeline"] == spec.pipeline}
+    releases = _entries(target, list(kept.values()))
     if arguments.to is None or arguments.list:
         print(json.dumps(releases) if arguments.json else _table(releases))
         return 0
-    answer = _roll_back(target, releases, arguments.to)
+    answer = _roll_back(target, kept, releases, arguments.to)
     print(json.dumps(answer) if arguments.json else _told(answer, str(target)))
     return 0
 
 
-def _roll_back(target: Target, releases: list[dict[str, Any]], prefix: str) -> dict[str, Any]:
+def _roll_back(
+    target: Target, kept: Mapping[str, dict[str, Any]], releases: list[dict[str, Any]], prefix: str
+) -> dict[str, Any]:
     """What became of the release that begins so: current | unchanged | reinstated, for one to be made again by the next run."""
     if len(prefix) < 8 or any(letter not in "0123456789abcdef" for letter in prefix):
         raise SpecError(f"--to {prefix}: expected the beginning of a release's id, 8 hex digits at least")
@@ -38,8 +42,7 @@ def _roll_back(target: Target, releases: list[dict[str, Any]], prefix: str) -> d
     if len(found) > 1:
         raise SpecError(f"--to {prefix}: {len(found)} releases begin so; expected one")
     if found:
-        manifest = next(one for one in target.kept() if one["release_id"] == found[0]["release_id"])
-        target.rollback(manifest)
+        target.rollback(kept[found[0]["release_id"]])
         return found[0] | {
             "status": "unchanged" if found[0]["current"] else "current",
             "current": True,
@@ -53,16 +56,16 @@ def _roll_back(target: Target, releases: list[dict[str, Any]], prefix: str) -> d
     raise target.not_kept(prefix)
 
 
-def _entry(target: Target, manifest: dict[str, Any]) -> dict[str, Any]:
-    release_id = manifest["release_id"]
-    return {
-        "partition": manifest["partition"],
-        "release_id": release_id,
-        "published": manifest["published"],
-        "rows": manifest["rows"],
-        "current": target.manifest(release_id) is not None,
-        "withdrawn": target.manifest(release_id) is None and release_id in target.withdrawn(),
-    }
+def _entries(target: Target, kept: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    current, withdrawn = {manifest["release_id"] for manifest in target.manifests()}, target.withdrawn()
+    return [
+        {
+            **{name: one[name] for name in ("partition", "release_id", "published", "rows")},
+            "current": one["release_id"] in current,
+            "withdrawn": one["release_id"] in withdrawn and one["release_id"] not in current,
+        }
+        for one in kept
+    ]
 
 
 def _told(answer: dict[str, Any], target: str) -> str:

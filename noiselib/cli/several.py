@@ -6,7 +6,6 @@ A pipeline is prepared when its turn comes, since what is upstream changes the s
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise
     finally:
         outcome |= {"started": started, "seconds": round(time.monotonic() - began, 3)}
-        path.write_results(arguments.results, outcome)
-        if arguments.json:
-            print(json.dumps(outcome))
+        path.answer(arguments, outcome)
     if not arguments.json:
         print(summary(results))
     return code

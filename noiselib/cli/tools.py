@@ -18,13 +18,13 @@ from noiselib.key import create_key_file
 
 
 def plan(arguments: argparse.Namespace) -> int:
-    from noiselib.report.plan_text import plan_data, plan_text
+    from noiselib.report.plan_text import plan_text, planned
 
     pipeline = one(arguments)
     if pipeline is None:
         return _plans(arguments)
     wanted = partitions(arguments.partition)
-    data = plan_data(spec_file(pipeline), wanted, arguments.accountant, locator(arguments), arguments.key)
+    data, _ = planned(spec_file(pipeline), wanted, arguments.accountant, locator(arguments), arguments.key)
     print(json.dumps(data) if arguments.json else plan_text(data))
     return 0
 

@@ -11,7 +11,7 @@ from noiselib.doctor import probe
 from noiselib.doctor.finding import Finding, failure, gib, ok, warning
 from noiselib.doctor.machine import judge_scratch, scratch_directories
 from noiselib.errors import LedgerError, NoiseKeyError, NoiselibError, SpecError
-from noiselib.key import load_key
+from noiselib.key import known_id, load_key
 from noiselib.ledger import LEASE_SECONDS, Ledger
 from noiselib.plan import Plan, make_plan
 from noiselib.release import budget_of, make_release, request
@@ -126,7 +126,7 @@ def check_budget(what: str, spec_file: Path, ledger: Ledger, plan: Plan, table: 
     budget = budget_of(plan.spec)
     assert budget is not None  # who has a ledger has a budget
     partition = table.partitions[-1] if table.partitions else ()
-    release = make_release(plan, partition, "the next snapshot", _key_id(plan.spec.key), 0)
+    release = make_release(plan, partition, "the next snapshot", known_id(plan.spec.key), 0)
     try:
         outlook = ledger.remaining_after(budget, [request(plan, release)])
     except SpecError as error:
@@ -138,15 +138,6 @@ def check_budget(what: str, spec_file: Path, ledger: Ledger, plan: Plan, table: 
     if not outlook.fits:
         return warning(what, f"{found}: it would be refused (exit code 4)", f"noiselib ledger history {spec_file}")
     return ok(what, found)
-
-
-def _key_id(reference: str) -> str:
-    """Columns that were memoized under the key cost nothing more. Without it they are counted anew; that it is missing is said
-    elsewhere."""
-    try:
-        return load_key(reference).id
-    except NoiseKeyError:
-        return "unknown"
 
 
 def check_target(what: str, spec: PipelineSpec) -> tuple[Target | None, Finding]:

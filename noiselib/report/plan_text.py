@@ -8,8 +8,8 @@ from string import Formatter
 from typing import Any
 
 from noiselib.accounting import Accountant, Charge
-from noiselib.errors import LedgerError, NoiseKeyError
-from noiselib.key import load_key
+from noiselib.errors import LedgerError
+from noiselib.key import known_id
 from noiselib.ledger import Budget, Ledger, Preview, ReleaseRequest, preview
 from noiselib.pipelines import load_plan
 from noiselib.plan import Plan, describe_column, relation
@@ -19,22 +19,6 @@ from noiselib.spec import PipelineSpec
 from noiselib.targets import open_target
 
 
-def plan_data(
-    spec_file: Path,
-    wanted: Sequence[dict[str, str]],
-    accountant: Accountant = "pld",
-    locate: Locate | None = None,
-    key_reference: str | None = None,
-) -> dict[str, Any]:
-    """The plan of the chosen partitions: columns, charge of one release, and what it would leave of the budget.
-
-    Another accountant's figure for the charge is said beside it; the ledger pays by privacy loss distributions alone, the
-    tightest. Reads a table's metadata and footers, no rows. So it does not know the snapshot's fingerprint, and counts every
-    release as new.
-    """
-    return planned(spec_file, wanted, accountant, locate, key_reference)[0]
-
-
 def planned(
     spec_file: Path,
     wanted: Sequence[dict[str, str]],
@@ -42,7 +26,13 @@ def planned(
     locate: Locate | None = None,
     key_reference: str | None = None,
 ) -> tuple[dict[str, Any], list[ReleaseRequest]]:
-    """`plan_data`, and what the ledger would be asked for."""
+    """The plan of the chosen partitions: columns, charge of one release, and what it would leave of the budget; and what the
+    ledger would be asked for.
+
+    Another accountant's figure for the charge is said beside it; the ledger pays by privacy loss distributions alone, the
+    tightest. Reads a table's metadata and footers, no rows. So it does not know the snapshot's fingerprint, and counts every
+    release as new.
+    """
     spec, plan, table = load_plan(spec_file, locate)
     partitions = choose_partitions(table, wanted)
     rows = [table.rows(partition) for partition in partitions]
@@ -59,19 +49,11 @@ def planned(
     }
     if spec.privacy is None:
         return data | {"charge": None, "relation": None}, []
-    key_id = _key_id(key_reference or spec.key)
+    key_id = known_id(key_reference or spec.key)
     data["key"] = {"id": key_id, "under_another": _under_another_key(spec, key_id, partitions)}
     releases = [make_release(plan, p, f"new {i}", key_id, 0) for i, p in enumerate(partitions)]
     requests = [request(plan, release) for release in releases]
     return data | _cost(spec, plan, requests, accountant), requests
-
-
-def _key_id(reference: str) -> str:
-    """With the key at hand, memoized columns that were charged before are seen to be; without it, a plan is still a plan."""
-    try:
-        return load_key(reference).id
-    except NoiseKeyError:
-        return "unknown"
 
 
 def _under_another_key(spec: PipelineSpec, key_id: str, partitions: Sequence[Partition]) -> dict[str, str]:

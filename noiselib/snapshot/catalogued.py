@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from noiselib.errors import InputError, SpecError
+from noiselib.errors import InputError
 from noiselib.snapshot.listed import PARTITION_KINDS
 from noiselib.snapshot.parquet import read_metadata
-from noiselib.snapshot.table import Partition, TableMetadata, partition_text
+from noiselib.snapshot.table import Partition, TableMetadata, demand_partition_by, partition_text
 from noiselib.yaml_text import Positions
 
 
@@ -28,12 +28,8 @@ class Catalogued:
 
 def catalogued_table(found: Catalogued, partition_by: Sequence[str], positions: Positions) -> TableMetadata:
     """The table's metadata. SpecError where `partition_by` is not the table's own, InputError where Spark would read otherwise."""
-    own = list(found.partition_by)
-    if list(partition_by) != own:
-        raise SpecError(
-            f"{positions.where('source', 'partition_by')}: partition_by {list(partition_by)}: expected {own}, by which "
-            f"{found.name} is partitioned"
-        )
+    own = found.partition_by
+    demand_partition_by(found.name, own, partition_by, positions)
     table = read_metadata(found.location, own)
     kinds = dict(found.columns)
     types = dict(table.schema)

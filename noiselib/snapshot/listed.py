@@ -16,9 +16,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from noiselib.errors import InputError, SpecError
+from noiselib.errors import InputError
 from noiselib.snapshot.footers import footer_types, read_footer, schema_types
-from noiselib.snapshot.table import DataFile, Partition, PartitionValue, TableMetadata, in_order, stamp
+from noiselib.snapshot.table import (
+    DataFile,
+    Partition,
+    PartitionValue,
+    TableMetadata,
+    demand_partition_by,
+    in_order,
+    stamp,
+)
 from noiselib.yaml_text import Positions
 
 PARTITION_KINDS = ("int8", "int16", "int32", "int64", "string", "boolean", "date")
@@ -53,12 +61,8 @@ class Contents:
 
 def listed_table(contents: Contents, partition_by: Sequence[str], positions: Positions) -> TableMetadata:
     """The table's metadata. Raises SpecError where `partition_by` is not the table's own, InputError for what is not read."""
-    name, own = contents.name, list(contents.partition_by)
-    if list(partition_by) != own:
-        raise SpecError(
-            f"{positions.where('source', 'partition_by')}: partition_by {list(partition_by)}: expected {own}, by which "
-            f"{name} is partitioned"
-        )
+    name, own = contents.name, contents.partition_by
+    demand_partition_by(name, own, partition_by, positions)
     if not contents.files:
         raise InputError(f"{contents.where}: holds no data file")
     types = _types(contents)
@@ -72,7 +76,7 @@ def listed_table(contents: Contents, partition_by: Sequence[str], positions: Pos
         files.append(DataFile(file.path, _partition(contents, file), footer.num_rows, stamp(file.path)))
     schema = (*columns.items(), *((column, types[column]) for column in own))
     partitions = in_order(name, [file.partition for file in files])
-    return TableMetadata(name, schema, tuple(own), tuple(files), partitions, contents.version)
+    return TableMetadata(name, schema, own, tuple(files), partitions, contents.version)
 
 
 def local(name: str, uri: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from noiselib.errors import InputError, SpecError
+from noiselib.yaml_text import Positions
 
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 RANGE = re.compile(r"(-?[0-9]{1,19})\.\.(-?[0-9]{1,19})")
@@ -83,6 +84,15 @@ def is_wanted(value: PartitionValue, wanted: str) -> bool:
     if isinstance(value, int) and (ends := RANGE.fullmatch(wanted)):
         return int(ends[1]) <= value <= int(ends[2])
     return wanted == (NULL_PARTITION if value is None else str(value))
+
+
+def demand_partition_by(table: str, own: Sequence[str], named: Sequence[str], positions: Positions) -> None:
+    """Raises SpecError where the spec's partition_by, `named`, is not what the table's own metadata says."""
+    if list(named) != list(own):
+        raise SpecError(
+            f"{positions.where('source', 'partition_by')}: partition_by {list(named)}: expected {list(own)}, by which "
+            f"{table} is partitioned"
+        )
 
 
 def stamp(path: str | os.PathLike[str]) -> tuple[int, ...]:

@@ -18,7 +18,6 @@ from noiselib.spark.keys import quoted
 from noiselib.targets import Target
 
 KEEPS_PARTITIONS = "spark.sql.hive.manageFilesourcePartitions"
-
 KINDS = {"tinyint": "int8", "smallint": "int16", "int": "int32", "bigint": "int64", "timestamp_ltz": "timestamp"}
 
 
@@ -54,7 +53,7 @@ def prove_name(spark: SparkSession, target: Target, columns: Sequence[str], name
         told = _described(spark, full)
     except PySparkException as error:
         raise _unregistered(target, name, error) from None
-    place = unquote(re.sub("^file:/+", "/", str(told.get("location"))))
+    place = _place(str(told.get("location")))
     if place != str(target.path) or told.get("partition_provider") == "Catalog":
         raise NoiselibError(
             f"target table {name}: is another's, at {place}; expected a name of its own in Spark's catalog"
@@ -109,8 +108,12 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("'", "\\'")
 
 
+def _place(location: str) -> str:
+    return unquote(re.sub("^file:/+", "/", location))
+
+
 def _path(name: str, location: str) -> str:
-    path = unquote(re.sub("^file:/+", "/", location))
+    path = _place(location)
     if not path.startswith("/"):
         raise InputError(f"source {name}: {location}: expected files on a local or mounted file system")
     return path

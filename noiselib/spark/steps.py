@@ -79,9 +79,9 @@ def check(run: Run, ledger: Ledger | None, spark: OpenSpark) -> None:
     failed = []
     for release in run.open():
         must_be_staged(run, release)
-        if _passed(run, release):
+        if passed := _passed(run, release):
             run.status[release.id] = "checked"
-            run.verdicts[release.id] = (run.target.checks(release.id) or {})["checks"]
+            run.verdicts[release.id] = passed["checks"]
             continue
         result = {**_check_release(run, release, spark), **_checked(run, release)}
         run.verdicts[release.id] = result["checks"]
@@ -104,7 +104,7 @@ def check(run: Run, ledger: Ledger | None, spark: OpenSpark) -> None:
 def _tell_failed(run: Run, release: Release) -> None:
     for verdict in run.verdicts[release.id]:
         if not verdict["success"]:
-            what = f"{verdict['check']}{' of ' + verdict['column'] if verdict['column'] else ''}"
+            what = _named(verdict)
             named = {name: verdict[name] for name in ("check", "column", "severity")}
             level: Level = "error" if verdict["severity"] == "error" else "warning"
             run.tell("check", f"{verdict['severity']}: {release.partition_text} {what} failed", release, level, **named)
@@ -121,10 +121,11 @@ def _checked(run: Run, release: Release) -> dict[str, Any]:
     return {"suite": _suite(run), "files": run.target.files(release.id)}
 
 
-def _passed(run: Run, release: Release) -> bool:
-    """Whether the release, as it is staged, passed the checks as they are in the spec."""
+def _passed(run: Run, release: Release) -> dict[str, Any] | None:
+    """The result by which the release, as it is staged, passed the checks as they are in the spec; None if it did not."""
     result = run.target.checks(release.id) or {}
-    return all(result.get(name) == value for name, value in {"success": True, **_checked(run, release)}.items())
+    passed = all(result.get(name) == value for name, value in {"success": True, **_checked(run, release)}.items())
+    return result if passed else None
 
 
 def _suite(run: Run) -> str:
@@ -134,7 +135,11 @@ def _suite(run: Run) -> str:
 
 def _failures(result: dict[str, Any]) -> list[str]:
     wrong = [v for v in result["checks"] if not v["success"] and v["severity"] == "error"]
-    return [f"{v['check']}{' of ' + v['column'] if v['column'] else ''}" for v in wrong] or ["no check ran"]
+    return [_named(verdict) for verdict in wrong] or ["no check ran"]
+
+
+def _named(verdict: dict[str, Any]) -> str:
+    return f"{verdict['check']}{' of ' + verdict['column'] if verdict['column'] else ''}"
 
 
 def _quarantine(run: Run, ledger: Ledger | None, release: Release, result: dict[str, Any]) -> None:
@@ -180,9 +185,9 @@ def publish(run: Run, ledger: Ledger | None) -> None:
 
 def register(run: Run, spark: OpenSpark, name: str) -> None:
     """Make the published table known to Spark's catalog as `name`. Asked at every run, since one may have ended before this."""
-    files = [file for found in run.target.readable().values() for file in found]
-    columns = table_schema(spark(), files[0], run.plan.partition_types)
-    catalog.register(spark(), run.target, columns, run.spec.source.partition_by, name)
+    session, files = spark(), [file for found in run.target.readable().values() for file in found]
+    columns = table_schema(session, files[0], run.plan.partition_types)
+    catalog.register(session, run.target, columns, run.spec.source.partition_by, name)
     run.tell("publish", f"{run.target} is table {name}", table=name)
 
 

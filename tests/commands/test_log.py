@@ -93,7 +93,7 @@ def test_a_line_about_a_release_names_it_and_debug_is_for_machines():
 
 
 def test_what_libraries_log_is_shown_in_the_same_form():
-    library = logging.getLogger("some.library")
+    library = logging.getLogger("some.package")
     calls = (
         lambda: library.warning("slow: %s", "disk"),
         lambda: library.info("chatter"),
@@ -103,7 +103,7 @@ def test_what_libraries_log_is_shown_in_the_same_form():
     first, second = map(json.loads, shown("json", lambda: about(pipeline="p"), *calls).splitlines())
     assert (first["level"], first["logger"], first["event"], first["pipeline"]) == (
         "warning",
-        "some.library",
+        "some.package",
         "slow: disk",
         "p",
     )
