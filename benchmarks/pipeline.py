@@ -20,12 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
+from pipelines import write_pipeline
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from noiselib.key import create_key_file
-from noiselib.ledger import Ledger
 from noiselib.spark.perturb import Job, inspect
 from noiselib.spark.run import prepare
 from noiselib.spark.session import open_session
@@ -59,23 +57,7 @@ def write_spec(home: Path) -> Path:
         "visits": {"mechanism": "discrete_laplace", "epsilon": 1.0, "bounds": [0, 1000]},
         "distance": {"mechanism": "discrete_gaussian", "epsilon": 1.0, "delta": 1e-6, "bounds": [0, 5000]},
     }
-    spec = {
-        "version": 1,
-        "pipeline": "benchmark",
-        "purpose": "privacy",
-        "source": {"path": str(home / "table")},
-        "target": {"path": str(home / "published")},
-        "row_key": ["id"],
-        "privacy": {"budget": "benchmark", "limit": {"epsilon": 8.0, "delta": 1e-5}},
-        "columns": kept | noised,
-        "key": f"file:{home / 'noise.key'}",
-        "ledger": f"sqlite:///{home / 'ledger.db'}",
-    }
-    create_key_file(home / "noise.key")
-    Ledger.create(str(spec["ledger"])).close()
-    file = home / "benchmark.yaml"
-    file.write_text(yaml.safe_dump(spec))
-    return file
+    return write_pipeline(home, "benchmark", home / "table", kept | noised, 8.0)
 
 
 def identity(kind: str) -> Callable[..., Any]:

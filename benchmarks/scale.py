@@ -1,7 +1,8 @@
 """What the whole path costs from a million rows to fifty, and from 4 noised columns to 200: time, memory, and a line through them.
 
     copy      spark.read.parquet(table).write.parquet(elsewhere), in the same session, just before
-    plan      spec, metadata, the fingerprint of every byte, the charge
+    plan      spec, metadata, the fingerprint of every byte
+    reserve   the charge composed, and entered in the ledger
     perturb   the input inspected, noise drawn, law tests, staged
     check     the staged table read and checked
     publish   one more version, digests, manifest
@@ -32,12 +33,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
+from pipelines import write_pipeline
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
-from noiselib.key import create_key_file
-from noiselib.ledger import Ledger
 from noiselib.spark.reserve import reserved
 from noiselib.spark.run import prepare
 from noiselib.spark.session import open_session
@@ -116,23 +115,8 @@ def write_spec(table: Path, columns: int, home: Path) -> Path:
     """A pipeline over that table, with a key and a ledger of its own."""
     home.mkdir()
     noised = {f"c{number}": {**KINDS[number % 4][1], "epsilon": 1.0} for number in range(columns)}
-    spec = {
-        "version": 1,
-        "pipeline": "scale",
-        "purpose": "privacy",
-        "source": {"path": str(table)},
-        "target": {"path": str(home / "published")},
-        "row_key": ["id"],
-        "privacy": {"budget": "scale", "limit": {"epsilon": 2.0 * columns, "delta": 1e-5}},
-        "columns": {"id": {"keep": "public"}, "label": {"keep": "public"}, **noised},
-        "key": f"file:{home / 'noise.key'}",
-        "ledger": f"sqlite:///{home / 'ledger.db'}",
-    }
-    create_key_file(home / "noise.key")
-    Ledger.create(str(spec["ledger"])).close()
-    file = home / "scale.yaml"
-    file.write_text(yaml.safe_dump(spec))
-    return file
+    kept = {"id": {"keep": "public"}, "label": {"keep": "public"}}
+    return write_pipeline(home, "scale", table, kept | noised, 2.0 * columns)
 
 
 class Memory:

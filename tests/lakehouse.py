@@ -13,15 +13,26 @@ from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.table import Table as IcebergTable
 from small_plan import spec_of
 
-from noiselib.snapshot import TableMetadata, read_source
+from noiselib.snapshot import TableMetadata, fingerprint, partition_text, read_source
 from noiselib.yaml_text import Positions
 
+ONE, TWO = (("day", 1),), (("day", 2),)
 SPEC = Positions("small.yaml", {(): 1, ("source",): 4, ("source", "partition_by"): 7})
 
 
 def metadata(source: dict[str, Any]) -> TableMetadata:
     """What is read of the source that a spec's section names."""
     return read_source(spec_of({}, purpose="dither", source=source), SPEC)
+
+
+def prints(table: TableMetadata) -> dict[str, str]:
+    """The fingerprint of each partition."""
+    return {partition_text(partition): fingerprint(table, partition) for partition in table.partitions}
+
+
+def rows_of(schema: pa.Schema, day: int | None, *values: float) -> pa.Table:
+    """One day's rows of the columns day, id and x."""
+    return pa.table({"day": [day] * len(values), "id": range(len(values)), "x": values}, schema=schema)
 
 
 @dataclass

@@ -6,6 +6,7 @@ import base64
 import json
 from datetime import date
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import TableFeatures, write_deltalake
-from lakehouse import Delta, metadata
+from lakehouse import ONE, TWO, Delta, metadata, prints, rows_of
 
 from noiselib.errors import InputError, SpecError
-from noiselib.snapshot import TableMetadata, fingerprint, partition_text, read_metadata, verify_unchanged
+from noiselib.snapshot import read_metadata, verify_unchanged
 
-ONE, TWO = (("day", 1),), (("day", 2),)
 SCHEMA = pa.schema([("day", pa.int32()), ("id", pa.int64()), ("x", pa.float64())])
 
 
-def rows(day: int | None, *values: float) -> pa.Table:
-    return pa.table({"day": [day] * len(values), "id": range(len(values)), "x": values}, schema=SCHEMA)
+rows = partial(rows_of, SCHEMA)
 
 
 @pytest.fixture
@@ -34,10 +33,6 @@ def delta(tmp_path: Path) -> Delta:
     return table
 
 
-def prints(table: TableMetadata) -> dict[str, str]:
-    return {partition_text(partition): fingerprint(table, partition) for partition in table.partitions}
-
-
 def test_metadata_comes_from_the_log(delta: Delta) -> None:
     table = metadata(delta.source)
     assert table.schema == (("id", "int64"), ("x", "double"), ("day", "int32"))
@@ -46,23 +41,7 @@ def test_metadata_comes_from_the_log(delta: Delta) -> None:
     assert metadata({**delta.source, "path": f"file://{delta.path}"}).files == table.files
 
 
-def test_a_table_without_partitions_is_one(tmp_path: Path) -> None:
-    flat = Delta(tmp_path / "flat", [])
-    flat.append(rows(1, 0.5, 1.5))
-    table = metadata(flat.source)
-    assert (table.partitions, table.rows(())) == (((),), 2)
-
-
 # ---- the version -----------------------------------------------------------------------------------------------------
-
-
-def test_what_is_committed_later_is_neither_read_nor_a_fault(delta: Delta) -> None:
-    table = metadata(delta.source)
-    before = prints(table)
-    delta.append(rows(1, 9.5))
-    delta.replace(2, rows(2, 4.5))
-    verify_unchanged(table, table.partitions)
-    assert prints(table) == before
 
 
 def test_an_older_version_can_be_named(delta: Delta) -> None:
@@ -96,14 +75,6 @@ def test_rewritten_files_are_named(delta: Delta) -> None:
 
 
 # ---- the fingerprint -------------------------------------------------------------------------------------------------
-
-
-def test_a_commit_is_another_snapshot_of_the_partitions_that_it_changes_alone(delta: Delta) -> None:
-    before = prints(metadata(delta.source))
-    delta.replace(1, rows(1, 0.5, 1.25))
-    after = prints(metadata(delta.source))
-    assert after["day=1"] != before["day=1"]
-    assert after["day=2"] == before["day=2"]
 
 
 def test_commits_that_leave_the_files_alone_are_no_other_snapshot(delta: Delta) -> None:

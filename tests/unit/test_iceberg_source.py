@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.orc as orc
 import pyarrow.parquet as pq
 import pytest
-from lakehouse import Iceberg, metadata
+from lakehouse import ONE, TWO, Iceberg, metadata, rows_of
 from pyiceberg.manifest import (
     DataFile,
     DataFileContent,
@@ -31,14 +32,12 @@ from pyiceberg.types import IntegerType, LongType
 from pyiceberg.utils.config import Config
 
 from noiselib.errors import InputError, SpecError
-from noiselib.snapshot import TableMetadata, fingerprint, partition_text, verify_unchanged
+from noiselib.snapshot import verify_unchanged
 
-ONE, TWO = (("day", 1),), (("day", 2),)
 SCHEMA = pa.schema([("day", pa.int32()), ("id", pa.int32()), ("x", pa.float64())])
 
 
-def rows(day: int | None, *values: float) -> pa.Table:
-    return pa.table({"day": [day] * len(values), "id": range(len(values)), "x": values}, schema=SCHEMA)
+rows = partial(rows_of, SCHEMA)
 
 
 @pytest.fixture
@@ -49,22 +48,11 @@ def iceberg(tmp_path: Path) -> Iceberg:
     return table
 
 
-def prints(table: TableMetadata) -> dict[str, str]:
-    return {partition_text(partition): fingerprint(table, partition) for partition in table.partitions}
-
-
 def test_metadata_comes_from_the_snapshot(iceberg: Iceberg) -> None:
     table = metadata(iceberg.source)
     assert table.schema == (("id", "int32"), ("x", "double"), ("day", "int32"))
     assert (table.version, table.partitions) == (iceberg.version, (ONE, TWO))
     assert [table.rows(partition) for partition in table.partitions] == [2, 1]
-
-
-def test_a_table_without_partitions_is_one(tmp_path: Path) -> None:
-    flat = Iceberg(tmp_path / "flat", SCHEMA, [])
-    flat.append(rows(1, 0.5, 1.5))
-    table = metadata(flat.source)
-    assert (table.partitions, table.rows(())) == (((),), 2)
 
 
 # ---- the catalog -----------------------------------------------------------------------------------------------------
@@ -98,15 +86,6 @@ def test_a_catalog_or_a_table_that_is_not_there_is_told_and_not_made(iceberg: Ic
 # ---- the version -----------------------------------------------------------------------------------------------------
 
 
-def test_what_is_committed_later_is_neither_read_nor_a_fault(iceberg: Iceberg) -> None:
-    table = metadata(iceberg.source)
-    before = prints(table)
-    iceberg.append(rows(1, 9.5))
-    iceberg.replace(2, rows(2, 4.5))
-    verify_unchanged(table, table.partitions)
-    assert prints(table) == before
-
-
 def test_an_older_snapshot_can_be_named(iceberg: Iceberg) -> None:
     before = metadata(iceberg.source)
     iceberg.replace(1, rows(1, 7.5))
@@ -126,14 +105,6 @@ def test_files_that_were_removed_are_named(iceberg: Iceberg) -> None:
     verify_unchanged(table, [TWO])
     with pytest.raises(InputError, match=f"source file {old}: is not there, but version {table.version}"):
         metadata(iceberg.source)
-
-
-def test_a_commit_is_another_snapshot_of_the_partitions_that_it_changes_alone(iceberg: Iceberg) -> None:
-    before = prints(metadata(iceberg.source))
-    iceberg.replace(1, rows(1, 0.5, 1.25))
-    after = prints(metadata(iceberg.source))
-    assert after["day=1"] != before["day=1"]
-    assert after["day=2"] == before["day=2"]
 
 
 # ---- partitions ------------------------------------------------------------------------------------------------------
