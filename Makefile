@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 export PYTHON
+# Tests start hundreds of processes, which need not each compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-faults test-platform fuzz lint bench bench-scale docs features setup setup-airflow setup-bench setup-postgresql lock audit clean
 

@@ -12,7 +12,7 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, model_validator
 
 
 def no_way_up(place: str) -> str:
@@ -412,6 +412,13 @@ if TYPE_CHECKING:
     ColumnSpec = Keep | Drop | Pseudonymize | NoisedWith | Noised
 else:
     ColumnSpec = _by_treatment()
+
+_COLUMN: TypeAdapter[ColumnSpec] = TypeAdapter(ColumnSpec)
+
+
+def parse_column(declared: Any) -> ColumnSpec:
+    """One column's mapping by itself. Raises pydantic's ValidationError."""
+    return _COLUMN.validate_python(declared)
 
 
 # ---- what the purpose asks for ---------------------------------------------------------------------------------------

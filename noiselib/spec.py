@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from noiselib.column_spec import (
     CellKey,
@@ -31,6 +31,7 @@ from noiselib.column_spec import (
     Rappor,
     contradictions,
     no_way_up,
+    parse_column,
 )
 from noiselib.errors import SpecError, choice, told
 from noiselib.patterns import check_pattern
@@ -214,10 +215,10 @@ def load_spec(path: Path) -> tuple[PipelineSpec, Positions]:
 
 def _contradictory_columns(data: dict[str, Any], positions: Positions) -> Iterator[str]:
     """The contradictions of those columns that are well-formed, in a spec that is not: so that all is said at once."""
-    columns, adapter = data.get("columns"), TypeAdapter(ColumnSpec)
+    columns = data.get("columns")
     for name, declared in columns.items() if isinstance(columns, dict) else ():
         try:
-            column = adapter.validate_python(declared)
+            column = parse_column(declared)
         except ValidationError:
             continue
         for what in contradictions(str(data.get("purpose")), column):

@@ -16,18 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from noiselib.column_plan import ColumnPlan, Context, plan_column
 from noiselib.column_spec import (
     GUARANTEED,
     MECHANISM_SPECS,
     MECHANISMS,
     Additive,
-    ColumnSpec,
     Noised,
     Uniform,
     mechanism_name,
+    parse_column,
 )
 
 Declaration = dict[str, Any]
@@ -142,7 +140,7 @@ def _plan(name: str, kind: str, private: bool) -> ColumnPlan | None:
     for declaration in EXAMPLES[name]:
         if ("dimension" in declaration) != kind.startswith("array"):
             continue
-        declared = TypeAdapter(ColumnSpec).validate_python({"mechanism": name, **declaration})
+        declared = parse_column({"mechanism": name, **declaration})
         try:
             return plan_column(context, declared, name == "rappor")
         except ValueError:

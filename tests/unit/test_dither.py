@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scripted
-from pydantic import TypeAdapter
 
 from noiselib.column_plan import Context, plan_column
-from noiselib.column_spec import ColumnSpec
+from noiselib.column_spec import parse_column
 from noiselib.mechanisms.dither import LAWS, Dither
 from noiselib.noise import Stream, derive, discrete, encode_bigint, row_tags
 from noiselib.noise.discrete import CHUNK
@@ -194,7 +193,7 @@ def test_an_offset_moves_values_and_levels_alike(subtractive):
 
 
 def planned(kind: str, **more) -> tuple:
-    declared = TypeAdapter(ColumnSpec).validate_python({"mechanism": "dither", **more})
+    declared = parse_column({"mechanism": "dither", **more})
     column = plan_column(Context("x", {"x": kind}, False), declared, False)
     return column.mechanism, column.points, column.codes
 
