@@ -11,7 +11,7 @@ No value of the data and no key is ever stored, only key ids.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +22,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, Row
 
-from noiselib.errors import LedgerError, SpecError
+from noiselib.errors import LedgerError, ReleaseHeld, SpecError
 from noiselib.ledger import checks, database, history, schema
 from noiselib.ledger.account import Budget, Preview, ReleaseRequest, preview, worst_charges
 from noiselib.ledger.history import Verification, Writer, memo_detail
@@ -122,12 +122,15 @@ class Ledger:
         *,
         lease_seconds: float = LEASE_SECONDS,
         take_over: bool = False,
+        settled: Collection[str] = (),
     ) -> ReserveResult:
         """Charge these releases to the budget and hold them, all or none, in one transaction.
 
         A release already in the ledger, and not abandoned, adds nothing: it may be reserved again after a lost reply
-        or to resume. A published one is not held. The budget's limit and privacy unit are set when it is first used.
-        `take_over` takes releases from a holder that still has its lease.
+        or to resume. Neither does a published one, which is held like any other: it is made again, where its source
+        went back or its target is a new one. `settled` are the ids of releases that the caller saw nothing is left to do
+        for: those of them that the ledger calls published are not held, whoever holds them. The budget's limit and
+        privacy unit are set when it is first used. `take_over` takes releases from a holder that still has its lease.
 
         Raises OverBudget if they do not fit; ReleaseHeld if another process holds one, which lives, or may live and has
         an unexpired lease; SpecError if the budget has another limit or unit, or a release or a memo is in the ledger
@@ -141,14 +144,16 @@ class Ledger:
             for request in requests:
                 if (release := known.get(request.release_id)) is not None:
                     checks.check_same(release, request, budget)
-                    if release.state != "published" and not take_over:
+                    if not take_over and not _done(release, settled):
                         checks.check_lease(release, holder, writer.now)
             outcome = preview(budget, requests, self._account(writer.connection, budget.name))
             new = [r for r in requests if r.release_id not in known or known[r.release_id].state == "abandoned"]
             if new and not outcome.fits:
                 raise checks.over_budget(outcome)
             for request in requests:
-                _hold(writer, budget, request, known.get(request.release_id), holder, lease_seconds)
+                release = known.get(request.release_id)
+                if release is None or not _done(release, settled):
+                    _hold(writer, budget, request, release, holder, lease_seconds)
         states = {r.release_id: known[r.release_id].state if r.release_id in known else None for r in requests}
         return ReserveResult(budget, outcome.epsilon_before, outcome.epsilon_after, states)
 
@@ -164,8 +169,10 @@ class Ledger:
     def advance(self, release_id: str, state: str, detail: Any = None, holder: Holder | None = None) -> None:
         """Move a release to `state`; a release already there is left alone, so a lost reply is harmless.
 
-        With `holder`, raises ReleaseHeld unless it holds the release. `detail` (JSON, nothing personal) goes to the
-        history. Raises LedgerError for a transition that is not allowed.
+        Becoming published or abandoned ends the lease. For a release that was published before and is made again
+        nothing is written, so it stays held until it is freed. With `holder`, raises ReleaseHeld unless it holds the
+        release. `detail` (JSON, nothing personal) goes to the history. Raises LedgerError for a transition that is not
+        allowed.
         """
         with self._writing() as writer:
             release = self._get(writer.connection, release_id)
@@ -217,11 +224,18 @@ class Ledger:
         self.advance(release_id, "abandoned", detail, holder)
 
     def renew(self, release_ids: Sequence[str], holder: Holder, lease_seconds: float = LEASE_SECONDS) -> None:
-        """Extend the leases of this holder. Raises ReleaseHeld if one has been taken over, and renews none."""
+        """Extend the leases of this holder, of releases in whatever state.
+
+        Raises ReleaseHeld, and renews none, unless it holds every one of them: also for one that has been taken over,
+        published (which ends the lease) or never reserved. So who gets no error was the only one at work until then.
+        """
         with self._writing() as writer:
-            for release in self._find(writer.connection, release_ids).values():
-                checks.check_holds(release, holder)
-                writer.lease(release.release_id, lease_seconds)
+            found = self._find(writer.connection, release_ids)
+            for release_id in release_ids:
+                if release_id not in found:
+                    raise ReleaseHeld(f"Release {release_id} is not in ledger {self.name}: nobody holds it")
+                checks.check_holds(found[release_id], holder)
+                writer.lease(release_id, lease_seconds)
 
     def free(self, release_ids: Sequence[str], holder: Holder | None = None) -> None:
         """End this holder's (by default this process's) leases; those of others are left alone."""
@@ -364,6 +378,11 @@ def _settle(writer: Writer, budget: Budget) -> None:
         writer.record("unit", budget.name, detail={"unit": budget.unit})
 
 
+def _done(release: Release, settled: Collection[str]) -> bool:
+    """Whether nobody will work on it: the caller saw that it is done, and the ledger says so too."""
+    return release.state == "published" and release.release_id in settled
+
+
 def _hold(
     writer: Writer,
     budget: Budget,
@@ -372,9 +391,7 @@ def _hold(
     holder: Holder,
     lease_seconds: float,
 ) -> None:
-    """Insert a new release, renew an abandoned one, or take the lease of one that is being worked on."""
-    if known is not None and known.state == "published":
-        return
+    """Insert a new release, renew an abandoned one, or take the lease of one that is known."""
     if known is None or known.state == "abandoned":
         _charge_memos(writer, budget, request)
         detail = {**request_json(request), "holder": holder_json(holder)}

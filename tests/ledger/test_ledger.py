@@ -175,7 +175,7 @@ def test_what_a_reader_may_have_seen_is_not_given_back(ledger):
     ledger.advance("r1", "published")
     with pytest.raises(LedgerError, match="published"):
         ledger.abandon("r1")
-    result = ledger.reserve(BUDGET, [request(1)], ELSEWHERE)
+    result = ledger.reserve(BUDGET, [request(1)], ELSEWHERE, settled={"r1"})
     assert (result.states, result.added) == ({"r1": "published"}, 0.0)
     assert ledger.release("r1").holder is None
 
@@ -289,6 +289,72 @@ def test_holding_to_give_up(ledger):
     ledger.advance("r2", "published")
     with pytest.raises(LedgerError, match="never given back"):
         ledger.hold("r2", ME)
+
+
+# -- releases that were published, and are made again
+
+
+def publish(ledger: Ledger, *names: object) -> None:
+    ledger.reserve(BUDGET, [request(name) for name in names], ME)
+    for name in names:
+        ledger.advance(f"r{name}", "staged", holder=ME)
+        ledger.begin_publish(f"r{name}", ME)
+        ledger.advance(f"r{name}", "published", holder=ME)
+
+
+def test_a_published_release_is_made_again_by_one_at_a_time_and_for_nothing(ledger):
+    publish(ledger, 1)
+    spent = ledger.show()[0].spent
+    result = ledger.reserve(BUDGET, [request(1)], ELSEWHERE)
+    assert (result.states, result.added) == ({"r1": "published"}, 0.0)
+    with pytest.raises(ReleaseHeld, match="elsewhere"):
+        ledger.reserve(BUDGET, [request(1), request(2)], ME)
+    assert ledger.release("r2") is None
+    ledger.renew(["r1"], ELSEWHERE, lease_seconds=60.0)
+    ledger.advance("r1", "published", holder=ELSEWHERE)
+    assert ledger.release("r1").holder == ELSEWHERE  # until it is freed
+    with pytest.raises(ReleaseHeld, match="elsewhere"):
+        ledger.advance("r1", "published", holder=ME)
+    with pytest.raises(LedgerError, match="r1 is published"):
+        ledger.abandon("r1", holder=ELSEWHERE)
+    ledger.free(["r1"], ELSEWHERE)
+    ledger.reserve(BUDGET, [request(1)], ME)
+    ledger.reserve(BUDGET, [request(1)], ELSEWHERE, take_over=True)
+    with pytest.raises(ReleaseHeld, match="elsewhere"):
+        ledger.renew(["r1"], ME)
+    ledger.free(["r1"], ELSEWHERE)
+    assert [entry.event for entry in ledger.history(release_id="r1")][4:] == ["held", "freed", "held", "held", "freed"]
+    assert ledger.show()[0].spent == spent
+    assert ledger.release("r1").state == "published"
+    assert ledger.verify().problems == ()
+
+
+def test_what_is_settled_is_neither_held_nor_refused(ledger):
+    publish(ledger, 1, 2)
+    ledger.reserve(BUDGET, [request(1), request(3)], ELSEWHERE)
+    before = ledger.history()
+    ledger.reserve(BUDGET, [request(1), request(2)], ME, settled=["r1", "r2"])
+    assert ledger.history() == before
+    assert [ledger.release(name).holder for name in ("r1", "r2")] == [ELSEWHERE, None]
+    with pytest.raises(ReleaseHeld, match="r3"):  # the caller saw more than the ledger was told: it has to be told
+        ledger.reserve(BUDGET, [request(3)], ME, settled=["r3"])
+    ledger.free(["r3"], ELSEWHERE)
+    ledger.reserve(BUDGET, [request(3)], ME, settled=["r3"])
+    assert ledger.release("r3").holder == ME
+
+
+def test_renewing_tells_whether_all_of_them_are_held(ledger):
+    ledger.reserve(BUDGET, [request(1)], ME, lease_seconds=0.0)
+    until = ledger.release("r1").lease_until
+    publish(ledger, 2)
+    with pytest.raises(ReleaseHeld, match=r"r2.*nobody"):
+        ledger.renew(["r1", "r2"], ME)  # published, so the lease is over
+    with pytest.raises(ReleaseHeld, match=r"r9 is not in ledger"):
+        ledger.renew(["r1", "r9"], ME)
+    assert ledger.release("r1").lease_until == until
+    ledger.reserve(BUDGET, [request(2)], ME)
+    ledger.renew(["r1", "r2"], ME)
+    assert ledger.release("r1").lease_until == ledger.release("r2").lease_until > until
 
 
 def a_day_off(monkeypatch: pytest.MonkeyPatch, days: int) -> None:
