@@ -13,6 +13,7 @@ import binascii
 import os
 import stat
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from noiselib.errors import NoiseKeyError
@@ -73,11 +74,21 @@ def create_key_file(path: Path) -> NoiseKey:
         if os.path.lexists(path):
             raise NoiseKeyError(f"key file {path}: exists already; a key is never overwritten") from None
         raise NoiseKeyError(f"key file {path}: cannot be written ({error.strerror})") from None
+    try:
+        _write(handle, base64.b64encode(secret) + b"\n")
+    except BaseException as error:  # an interrupt too: part of a key is none, and would stand in the way of the next try
+        path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise NoiseKeyError(f"key file {path}: cannot be written ({error.strerror})") from None
+        raise
+    return NoiseKey(secret)
+
+
+def _write(handle: int, content: bytes) -> None:
     with os.fdopen(handle, "wb") as file:
-        file.write(base64.b64encode(secret) + b"\n")
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    return NoiseKey(secret)
 
 
 def _read_key_file(path: Path) -> str:
@@ -103,6 +114,17 @@ def _decode(text: str, reference: str) -> NoiseKey:
         raise NoiseKeyError(f"key {reference}: expected one line of base64") from None
     if len(secret) != KEY_BYTES:
         raise NoiseKeyError(f"key {reference}: {len(secret)} bytes; expected {KEY_BYTES}")
-    if len(set(secret)) < 12:  # 32 random bytes hold fewer distinct values with probability below 2^-60
-        raise NoiseKeyError(f"key {reference}: too regular to be random; make one with: noiselib keygen")
+    if reason := _not_random(secret):
+        raise NoiseKeyError(f"key {reference}: {reason}; make one with: noiselib keygen")
     return NoiseKey(secret)
+
+
+def _not_random(secret: bytes) -> str | None:
+    """Why these bytes were not drawn at random, where that shows. A random key is taken for such with probability < 2^-45."""
+    if len(set(secret)) < 12:  # of 32 random bytes: below 2^-60
+        return "too regular to be random"
+    if len({(after - before) % 256 for before, after in pairwise(secret)}) == 1:  # counted up: 2^-240
+        return "too regular to be random"
+    if all(0x20 <= byte < 0x7F for byte in secret.removesuffix(b"\n")):  # 95 of 256: (95/256)^31 * 96/256 < 2^-45
+        return "text, such as a passphrase or hexadecimal digits; expected random bytes"
+    return None

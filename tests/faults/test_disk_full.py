@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from small_pipeline import Small, make_small
 
+from noiselib.errors import NoiseKeyError
+from noiselib.key import create_key_file, load_key
 from noiselib.targets.parquet import ParquetTarget
 
 pytestmark = [pytest.mark.faults, pytest.mark.long]
@@ -102,3 +104,15 @@ def test_full_while_the_ledger_is_written(tmp_path: Path, disk: Path, spark: obj
     filler.unlink()
     assert small.spent() == pytest.approx(spent)
     finishes(small, tmp_path, spent)
+
+
+def test_full_while_a_key_is_made(disk: Path) -> None:
+    """An empty file can still be made there, but not filled: it is gone again, and the next try makes a key."""
+    filler, file = fill(disk), disk / "noise.key"
+    file.touch()
+    file.unlink()
+    with pytest.raises(NoiseKeyError, match="cannot be written .No space left on device"):
+        create_key_file(file)
+    assert [place.name for place in disk.iterdir()] == [filler.name]
+    filler.unlink()
+    assert create_key_file(file) == load_key(f"file:{file}")

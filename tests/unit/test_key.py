@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -13,7 +14,7 @@ from noiselib.errors import NoiseKeyError
 from noiselib.key import NoiseKey, create_key_file, load_key
 from noiselib.release import PipelineKeys, ReleaseKeys
 
-SECRET = bytes(range(100, 132))
+SECRET = hashlib.sha256(b"the key of these tests").digest()
 LINE = base64.b64encode(SECRET).decode()
 
 
@@ -67,6 +68,20 @@ def test_a_key_file_that_cannot_be_written_is_named(file):
         create_key_file(file / "below-a-file.key")
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_key_file_that_was_not_written_whole_is_removed(tmp_path, monkeypatch, error):
+    def fail(_: int) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(NoiseKeyError if isinstance(error, OSError) else KeyboardInterrupt) as raised:
+            create_key_file(tmp_path / "noise.key")
+    assert isinstance(raised.value, KeyboardInterrupt) or "cannot be written (No space left" in str(raised.value)
+    assert not (tmp_path / "noise.key").exists()
+    create_key_file(tmp_path / "noise.key")
+
+
 def test_a_key_comes_from_a_file_or_the_environment(file, monkeypatch):
     monkeypatch.setenv("THE_KEY", f" {LINE}\n")
     assert load_key(f"file:{file}") == load_key("env:THE_KEY") == NoiseKey(SECRET)
@@ -100,6 +115,11 @@ def test_a_key_file_for_its_owner_alone_is_read(tmp_path, mode):
         (b"\xff" * 32, "cannot be read as a key (UnicodeDecodeError)"),
         (base64.b64encode(bytes(32)), "too regular to be random"),
         (base64.b64encode(b"0123456789" * 3 + b"01"), "too regular to be random"),
+        (base64.b64encode(bytes(range(32))), "too regular to be random"),
+        (base64.b64encode(bytes(5 - 7 * i & 255 for i in range(32))), "too regular to be random"),  # down, and round
+        (base64.b64encode(b"correct horse battery staple, ok"), "text, such as a passphrase"),
+        (base64.b64encode(b"correct horse battery staple, o\n"), "text, such as a passphrase"),  # as echo ends it
+        (base64.b64encode(SECRET.hex()[:32].encode()), "text, such as a passphrase"),
     ],
 )
 def test_what_is_no_key_is_refused_without_being_shown(tmp_path, content, what):
@@ -107,6 +127,19 @@ def test_what_is_no_key_is_refused_without_being_shown(tmp_path, content, what):
     assert what in message
     assert LINE[:8] not in message
     assert SECRET.hex()[:8] not in message
+
+
+def test_random_keys_are_not_refused(monkeypatch):
+    for number in range(20_000):
+        secret = hashlib.sha256(number.to_bytes(4)).digest()
+        monkeypatch.setenv("THE_KEY", base64.b64encode(secret).decode())
+        assert load_key("env:THE_KEY").secret == secret
+
+
+@pytest.mark.parametrize("tail", [b"\x00", b"\x7f", b"\x80", b"\t"])
+def test_one_byte_that_is_no_text_makes_a_key(monkeypatch, tail):
+    monkeypatch.setenv("THE_KEY", base64.b64encode(b"correct horse battery staple, o" + tail).decode())
+    load_key("env:THE_KEY")
 
 
 @pytest.mark.parametrize(
@@ -148,6 +181,6 @@ def test_the_secret_is_in_no_text_of_a_key():
 
 
 def test_the_id_names_the_key_in_public():
-    assert NoiseKey(SECRET).id == "c0705406749fa7d5"
+    assert NoiseKey(bytes(range(100, 132))).id == "c0705406749fa7d5"
     assert NoiseKey(SECRET[::-1]).id != NoiseKey(SECRET).id
     assert bytes.fromhex(NoiseKey(SECRET).id) not in SECRET
