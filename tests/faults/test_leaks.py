@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import json
 import os
 import subprocess
@@ -229,7 +230,7 @@ def test_no_plan_holds_a_key_or_a_raw_value(tmp_path: Path, spark: SparkSession)
 # ---- settings that are refused
 
 
-KEY = bytes(range(7, 39))
+KEY = hashlib.sha256(b"the key that settings hold").digest()
 HOLDING = [
     ("spark.executorEnv.ANY", forms(KEY)["base64"].decode(), "holds the noise key"),
     ("spark.driver.extraJavaOptions", f"-Dkey={KEY.hex()}", "holds the noise key"),
@@ -241,7 +242,28 @@ SHOWING = [
     ("spark.sql.execution.pyspark.udf.tracebackWithLocals.enabled", "true", "would print its local variables"),
     ("spark.executorEnv.SPARK_TRACEBACK_WITH_LOCALS", "1", "would print its local variables"),
     ("spark.executor.extraJavaOptions", "-XX:+HeapDumpOnOutOfMemoryError", "a heap dump holds rows"),
+    ("spark.executor.defaultJavaOptions", "-XX:HeapDumpPath=/tmp", "a heap dump holds rows"),
+    ("spark.driver.extraJavaOptions", "-Xdump:heap:events=vmstop", "a heap dump holds rows"),
     ("spark.driver.defaultJavaOptions", "-Xmx1g -agentlib:jdwp=transport=dt_socket", "attaches a debugger"),
+    ("spark.driver.extraJavaOptions", "-Xrunjdwp:transport=dt_socket", "attaches a debugger"),
+    ("spark.driver.extraJavaOptions", "-XX:StartFlightRecording=duration=60s", "a flight recording holds the environment"),
+    ("spark.executor.extraJavaOptions", "-XX:FlightRecorderOptions=repository=/tmp", "a flight recording holds"),
+    ("spark.driver.extraJavaOptions", "-javaagent:/opt/monitor.jar=port=1", "with -javaagent: an agent reads"),
+    ("spark.driver.extraJavaOptions", "-agentpath:/opt/libmonitor.so", "with -agentpath: an agent reads"),
+    ("spark.executor.extraJavaOptions", "-agentlib:monitor", "with -agentlib: an agent reads"),
+    ("spark.executor.extraJavaOptions", "-Xrunmonitor", "with -Xrun: an agent reads"),
+    ("spark.driver.extraJavaOptions", "-Dcom.sun.management.jmxremote", "whoever connects can have the heap dumped"),
+    ("spark.executor.extraJavaOptions", "-Dcom.sun.management.jmxremote.port=9010", "whoever connects can"),
+    ("spark.driver.extraJavaOptions", "-XX:+ManagementServer", "whoever connects can have the heap dumped"),
+    ("spark.driver.extraJavaOptions", "-XX:VMOptionsFile=/tmp/more", "options in a file are not looked at"),
+    ("spark.driver.extraJavaOptions", "-XX:+UnlockDiagnosticVMOptions -XX:Flags=more", "options in a file are not"),
+    ("spark.executor.extraJavaOptions", "-Xmx1g @/tmp/more", "options in a file are not looked at"),
+    ("spark.executorEnv.JAVA_TOOL_OPTIONS", "-XX:+HeapDumpOnOutOfMemoryError", "a heap dump holds rows"),
+    ("spark.yarn.appMasterEnv.JAVA_TOOL_OPTIONS", "-agentlib:jdwp=server=y", "attaches a debugger"),
+    ("spark.executorEnv.JDK_JAVA_OPTIONS", "@more", "options in a file are not looked at"),
+    ("spark.executorEnv._JAVA_OPTIONS", "-XX:StartFlightRecording", "a flight recording holds the environment"),
+    ("spark.kubernetes.driverEnv.JDK_JAVA_OPTIONS", "-XX:+HeapDumpBeforeFullGC", "a heap dump holds rows"),
+    ("spark.yarn.appMasterEnv.SPARK_SUBMIT_OPTS", "-javaagent:monitor.jar", "an agent reads"),
 ]
 HARMLESS = {
     "spark.sql.execution.pyspark.udf.simplifiedTraceback.enabled": "false",  # frames, no variables
@@ -250,6 +272,9 @@ HARMLESS = {
     "spark.eventLog.logBlockUpdates.enabled": "true",  # ids and sizes of blocks
     "spark.redaction.regex": "(?!)",  # nothing of ours is in the configuration to be redacted
     "spark.executorEnv.OTHER": "x",
+    "spark.executorEnv.JAVA_HOME": "/usr/lib/jvm/java-17@2",
+    "spark.driver.extraJavaOptions": "-Xss4m -XX:+UseSerialGC -Dmail=a@b -Dlog4j2.configurationFile=file:log4j2.xml",
+    "spark.executor.extraJavaOptions": "-XX:+ExitOnOutOfMemoryError --add-opens=java.management/sun.management=ALL-UNNAMED",
 }
 
 
@@ -271,6 +296,17 @@ def test_a_variable_that_has_workers_print_their_locals_is_refused(
 ) -> None:
     monkeypatch.setenv("SPARK_TRACEBACK_WITH_LOCALS", "1")
     with pytest.raises(SpecError, match="SPARK_TRACEBACK_WITH_LOCALS"):
+        refuse_leaks({}, key_reference)
+
+
+@pytest.mark.parametrize("name", ["JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "SPARK_SUBMIT_OPTS"])
+def test_a_setting_in_a_variable_that_java_reads_is_refused_before_java_starts(
+    key_reference: str, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "-Xmx1g")
+    refuse_leaks({}, key_reference)
+    monkeypatch.setenv(name, "-Xmx1g -XX:StartFlightRecording")
+    with pytest.raises(SpecError, match=f"environment variable {name} with FlightRecord: a flight recording"):
         refuse_leaks({}, key_reference)
 
 
