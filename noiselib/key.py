@@ -76,8 +76,8 @@ def create_key_file(path: Path) -> NoiseKey:
         raise NoiseKeyError(f"key file {path}: cannot be written ({error.strerror})") from None
     try:
         _write(handle, base64.b64encode(secret) + b"\n")
-    except BaseException as error:  # an interrupt too: part of a key is none, and would stand in the way of the next try
-        path.unlink(missing_ok=True)
+    except BaseException as error:  # an interrupt too
+        path.unlink(missing_ok=True)  # part of a key is none, and would stand in the way of the next try
         if isinstance(error, OSError):
             raise NoiseKeyError(f"key file {path}: cannot be written ({error.strerror})") from None
         raise

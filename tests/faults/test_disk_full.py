@@ -111,7 +111,7 @@ def test_full_while_a_key_is_made(disk: Path) -> None:
     filler, file = fill(disk), disk / "noise.key"
     file.touch()
     file.unlink()
-    with pytest.raises(NoiseKeyError, match="cannot be written .No space left on device"):
+    with pytest.raises(NoiseKeyError, match=r"cannot be written \(No space left on device\)"):
         create_key_file(file)
     assert [place.name for place in disk.iterdir()] == [filler.name]
     filler.unlink()

@@ -246,7 +246,7 @@ SHOWING = [
     ("spark.driver.extraJavaOptions", "-Xdump:heap:events=vmstop", "a heap dump holds rows"),
     ("spark.driver.defaultJavaOptions", "-Xmx1g -agentlib:jdwp=transport=dt_socket", "attaches a debugger"),
     ("spark.driver.extraJavaOptions", "-Xrunjdwp:transport=dt_socket", "attaches a debugger"),
-    ("spark.driver.extraJavaOptions", "-XX:StartFlightRecording=duration=60s", "a flight recording holds the environment"),
+    ("spark.driver.extraJavaOptions", "-XX:StartFlightRecording=duration=60s", "a flight recording holds"),
     ("spark.executor.extraJavaOptions", "-XX:FlightRecorderOptions=repository=/tmp", "a flight recording holds"),
     ("spark.driver.extraJavaOptions", "-javaagent:/opt/monitor.jar=port=1", "with -javaagent: an agent reads"),
     ("spark.driver.extraJavaOptions", "-agentpath:/opt/libmonitor.so", "with -agentpath: an agent reads"),
