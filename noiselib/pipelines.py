@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 
 from noiselib.errors import SpecError
 from noiselib.key import load_key
-from noiselib.ledger import Ledger, at_work
+from noiselib.ledger import Ledger
 from noiselib.ledger import Release as Known
 from noiselib.plan import Plan, make_plan
 from noiselib.release import Release, make_releases
@@ -79,25 +79,35 @@ def standing(file: Path) -> dict[str, str]:
     return {r.partition_text: _state(r, seen, withdrawn, known.get(r.partition_text), target) for r in releases}
 
 
-def newest(spec: PipelineSpec) -> dict[str, Known]:
-    """Of each partition, the release that the ledger heard of last, those that were given up aside."""
+@dataclass(frozen=True)
+class Heard:
+    """What the ledger tells of a partition: the release that it heard of last, and whether a run is at work on it now."""
+
+    release: Known
+    at_work: bool
+
+
+def newest(spec: PipelineSpec) -> dict[str, Heard]:
+    """What the ledger tells of each partition, releases that were given up aside."""
     if spec.ledger is None:
         return {}
     with Ledger.open(spec.ledger) as ledger:
         known = [release for release in ledger.releases(spec.pipeline) if release.state != "abandoned"]
-    return {release.request.partition: release for release in sorted(known, key=lambda release: release.updated)}
+        held = {release.request.partition for release in ledger.at_work(spec.pipeline)}
+    last = {release.request.partition: release for release in sorted(known, key=lambda release: release.updated)}
+    return {partition: Heard(release, partition in held) for partition, release in last.items()}
 
 
 def _state(
-    release: Release, seen: Mapping[str, str], withdrawn: Collection[str], known: Known | None, target: Target
+    release: Release, seen: Mapping[str, str], withdrawn: Collection[str], heard: Heard | None, target: Target
 ) -> str:
     if seen.get(release.partition_text) == release.id:
         return "published"
     if release.id in withdrawn:
         return "withdrawn"
-    if known is not None and at_work(known, datetime.now(UTC)):
+    if heard is not None and heard.at_work:
         return "held"
-    charged = known.state if known is not None and known.release_id == release.id else None
+    charged = heard.release.state if heard is not None and heard.release.release_id == release.id else None
     if target.quarantined(release.id) or charged == "quarantined":
         return "quarantined"
     if target.staged(release.id) is not None or charged in UNFINISHED:
@@ -118,4 +128,4 @@ def has_state(state: str, pipeline: Pipeline) -> bool:
     if spec.ledger is None:
         return bool({"quarantined", "unfinished"} & set(standing(pipeline.file).values()))
     # some partition's newest release failed its checks or stopped on its way
-    return any(known.state in UNFINISHED and not at_work(known, datetime.now(UTC)) for known in newest(spec).values())
+    return any(heard.release.state in UNFINISHED and not heard.at_work for heard in newest(spec).values())

@@ -260,6 +260,15 @@ class Ledger:
         """The releases of a pipeline, of a budget, or all, by id."""
         return self._select(*_equal(schema.releases, pipeline=pipeline, budget=budget))
 
+    def at_work(self, pipeline: str) -> list[Release]:
+        """The pipeline's releases that somebody works on now, by id: by the clock that leases go by, not by the caller's."""
+        held = (schema.releases.c.pipeline == pipeline, schema.releases.c.holder_host.is_not(None))
+        with self._reading() as connection:
+            # Before the rows are read: a lease that is renewed in between must not seem to have ended.
+            now = database.clock(connection)
+            rows = connection.execute(sa.select(schema.releases).where(*held).order_by("release_id")).all()
+        return [release for release in map(self._release, rows) if checks.at_work(release, now)]
+
     def show(self, budget: str | None = None) -> list[BudgetStatus]:
         """Limit, spending and number of releases by state, of one budget or of all, by name."""
         query = sa.select(schema.budgets).where(*_equal(schema.budgets, name=budget)).order_by("name")

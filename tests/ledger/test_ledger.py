@@ -391,6 +391,24 @@ def test_between_hosts_the_clock_of_the_server_counts(ledger, url, monkeypatch):
         assert ledger.release("r2").holder == ME
 
 
+def test_who_is_at_work_is_told_by_the_same_clock(ledger, url, monkeypatch):
+    ledger.reserve(BUDGET, [request(1), request(2)], ELSEWHERE)
+    ledger.reserve(BUDGET, [request(3), request(4)], ME, lease_seconds=0.0)  # it lives: no clock is asked
+    ledger.reserve(BUDGET, [request(5, pipeline="other")], ME)
+    ledger.renew(["r2"], ELSEWHERE, lease_seconds=-1.0)
+    ledger.free(["r4"], ME)
+
+    def at_work() -> list[str]:
+        return [release.release_id for release in ledger.at_work("flights")]
+
+    assert at_work() == ["r1", "r3"]
+    a_day_off(monkeypatch, 1)
+    assert at_work() == (["r1", "r3"] if url.startswith("postgresql") else ["r3"])
+    a_day_off(monkeypatch, -2)
+    assert at_work() == (["r1", "r3"] if url.startswith("postgresql") else ["r1", "r2", "r3"])
+    assert ledger.at_work("unknown") == []
+
+
 def test_who_is_dead():
     assert not ME.dead()
     assert not ELSEWHERE.dead()  # cannot be known from here

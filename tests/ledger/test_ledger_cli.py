@@ -8,6 +8,7 @@ import os
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from small_pipeline import Answer, Small
 
 from noiselib.cli import main
 from noiselib.ledger import Holder, Ledger, database
+from noiselib.pipelines import has_state, read_pipelines, standing
 from noiselib.release import budget_of
 from noiselib.release import request as asked
 from noiselib.spark.run import prepare
@@ -174,6 +176,19 @@ def test_a_dead_holder_is_followed_without_a_flag(small: Small):
             pass
         assert small.noiselib("reserve").code == 0
     assert small.spent() == pytest.approx(3, abs=1e-3)
+
+
+def test_whether_a_run_is_at_work_is_told_by_the_ledgers_clock(small: Small, monkeypatch):
+    run = prepare(small.spec_file, [], lambda _: None)
+    with small.ledger() as ledger:
+        ledger.reserve(budget_of(run.spec), [asked(run.plan, one) for one in run.releases], ELSEWHERE)
+    assert set(standing(small.spec_file).values()) == {"held"}
+    [pipeline] = read_pipelines([small.spec_file])
+    assert not has_state("failed", pipeline)
+    right = database.host_clock
+    monkeypatch.setattr(database, "host_clock", lambda: right() + timedelta(days=1))
+    assert set(standing(small.spec_file).values()) == {"unfinished"}
+    assert has_state("failed", pipeline)
 
 
 # -- abandoning
