@@ -22,6 +22,15 @@ from noiselib.spark_conf import read_conf
 REQUIRED = {
     "spark.sql.session.timeZone": "UTC",  # a timestamp is the same text wherever the job runs
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # other readers know it; INT96 is deprecated
+    # A file of unknown origin reads, and ours is written, in the calendar of everyone: days before 1582 are not shifted.
+    "spark.sql.parquet.datetimeRebaseModeInRead": "CORRECTED",
+    "spark.sql.parquet.datetimeRebaseModeInWrite": "CORRECTED",
+    "spark.sql.parquet.int96RebaseModeInRead": "CORRECTED",
+    "spark.sql.parquet.int96TimestampConversion": "false",  # an INT96 instant is not shifted by who wrote it
+    # A column is of the type that its file and its name say, which a release's id stands for.
+    "spark.sql.parquet.inferTimestampNTZ.enabled": "true",
+    "spark.sql.parquet.binaryAsString": "false",
+    "spark.sql.timestampType": "TIMESTAMP_LTZ",
     "spark.sql.ansi.enabled": "true",  # an overflow is an error, never a silent wrap
     "spark.sql.execution.arrow.maxRecordsPerBatch": "65536",  # the samplers' work fits the cache, calls are few
     "spark.sql.files.ignoreCorruptFiles": "false",  # a truncated file fails the release
