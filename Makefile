@@ -15,9 +15,9 @@ test: setup-airflow setup-postgresql features
 	.venv/bin/python -m pytest -n 2
 
 # Everything that is broken on purpose, the long tests as well: one at a time, since some of them look at the clock.
-# The counts printed at the end are kept in faults.json.
+# What they counted is printed at the end and kept in faults.json.
 test-faults: setup-airflow setup-postgresql features
-	.venv/bin/python -m pytest -n 0 -m "faults or long"
+	.venv/bin/python -m pytest -n 0 -m "faults or long" --faults-json faults.json
 
 # What takes platforms of its own: Airflow's services, clusters, packages, started by the tests. Minutes each, one at a time.
 test-platform: setup-airflow setup-postgresql features

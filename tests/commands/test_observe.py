@@ -21,6 +21,8 @@ from noiselib.errors import ChecksFailed, SpecError, exit_code
 from noiselib.ledger import Budget, BudgetStatus
 from noiselib.report.metrics import Ended, last_success, registry
 
+pytestmark = pytest.mark.faults
+
 
 def numbers(text: str) -> dict[str, float]:
     """Samples by name and labels other than pipeline and command, as `budget_epsilon_left small`."""

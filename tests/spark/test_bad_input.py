@@ -24,6 +24,7 @@ from small_pipeline import SMALL_SCHEMA, Answer, Small, make_small, small_rows
 from noiselib.ledger import Ledger
 
 # Values in the bad rows that no message may repeat.
+pytestmark = pytest.mark.faults
 SECRETS = {"id": 987654321, "name": "canary name", "color": "green", "amount": 7.890625, "count": 17}
 
 

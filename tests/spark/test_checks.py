@@ -28,6 +28,7 @@ from noiselib.key import create_key_file, load_key
 from noiselib.mechanisms import RandomizedResponse
 from noiselib.spark import checks, law, perturb, stage
 
+pytestmark = pytest.mark.faults
 Patch = pytest.MonkeyPatch
 CANARY = ("canary name 5512", 13.37251937)
 

@@ -24,6 +24,7 @@ from noiselib.key import load_key
 from noiselib.spark import path
 from noiselib.spark.run import prepare
 
+pytestmark = pytest.mark.faults
 DAYS, ROWS = (1, 2), 60
 CANARY = "canary name 5512"
 

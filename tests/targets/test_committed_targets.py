@@ -34,6 +34,8 @@ from tables import (
 from noiselib.errors import NoiselibError
 from noiselib.targets import MANIFESTS, Target, committed
 
+pytestmark = pytest.mark.faults
+
 
 @pytest.fixture(params=FORMATS)
 def kind(request: pytest.FixtureRequest) -> str:

@@ -14,6 +14,7 @@ from noiselib.errors import NoiseKeyError
 from noiselib.key import NoiseKey, create_key_file, load_key
 from noiselib.release import PipelineKeys, ReleaseKeys
 
+pytestmark = pytest.mark.faults
 SECRET = hashlib.sha256(b"the key of these tests").digest()
 LINE = base64.b64encode(SECRET).decode()
 
