@@ -134,6 +134,7 @@ def host_clock() -> datetime:
 _SQLSTATES = {
     "55P03": "locked by another process, also after waiting",
     "25006": "read-only, expected to write",
+    "42P01": "its tables are not there, or were changed while they were waited for: run again",
 }
 
 

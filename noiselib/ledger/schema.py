@@ -5,6 +5,7 @@ Version 1 kept its number in the table `noiselib_schema`, and its history had no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ history = sa.Table(
 
 def create(connection: Connection, name: str) -> bool:
     """Make the tables where there are none; whether it did. Raises LedgerError for a database of something else."""
-    lock_for_change(connection)
+    _lock_creation(connection)
     tables = set(sa.inspect(connection).get_table_names())
     if version.name in tables or "noiselib_schema" in tables:
         return False
@@ -125,21 +126,42 @@ def version_of(connection: Connection) -> str | None:
 def lock(connection: Connection, name: str) -> None:
     """Take the ledger's one write lock, until the transaction ends, and check the version again under it.
 
-    SQLite has taken its lock when the transaction began; FOR UPDATE says nothing there.
+    SQLite has taken its lock when the transaction began; FOR UPDATE says nothing there. Raises LedgerError.
     """
-    found = connection.scalars(sa.select(version.c.version_num).with_for_update()).all()
-    if found != [VERSION]:
-        raise LedgerError(f"Ledger {name}: is of schema version {'+'.join(found) or 'unknown'}, expected {VERSION}")
+    _demand_current(connection.scalars(sa.select(version.c.version_num).with_for_update()).all(), name)
+
+
+def lock_for_reading(connection: Connection, name: str) -> None:
+    """Keep out who changes the tables, until the transaction ends, and check the version again. Raises LedgerError.
+
+    It comes before all else that is read. Every transaction locks this table first, so no two wait for each other
+    crosswise. LOCK takes no snapshot: what is read afterwards is as it is once a migration that was waited for is over.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text(f"LOCK TABLE {version.name} IN ACCESS SHARE MODE"))
+    _demand_current(connection.scalars(sa.select(version.c.version_num)).all(), name)
 
 
 def lock_for_change(connection: Connection) -> None:
     """Keep out everyone else, also those who create or migrate, and a version 1 that knows no write lock."""
+    _lock_creation(connection)
     if connection.dialect.name != "postgresql":
         return
-    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATION_LOCK)))
-    there = set(sa.inspect(connection).get_table_names()) & {*metadata.tables, "noiselib_schema"}
-    if there:
-        connection.execute(sa.text(f"LOCK TABLE {', '.join(sorted(there))} IN ACCESS EXCLUSIVE MODE"))
+    there = set(sa.inspect(connection).get_table_names())
+    first = [name for name in (version.name, "noiselib_schema") if name in there]  # as everyone else does
+    if named := [*first, *sorted(there & {*metadata.tables} - {*first})]:
+        connection.execute(sa.text(f"LOCK TABLE {', '.join(named)} IN ACCESS EXCLUSIVE MODE"))
+
+
+def _lock_creation(connection: Connection) -> None:
+    """Keep out others who create or migrate: there may be no table yet that could be locked."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATION_LOCK)))
+
+
+def _demand_current(found: Sequence[str], name: str) -> None:
+    if found != [VERSION]:
+        raise LedgerError(f"Ledger {name}: is of schema version {'+'.join(found) or 'unknown'}, expected {VERSION}")
 
 
 def upgrade(connection: Connection) -> None:

@@ -63,7 +63,10 @@ class Ledger:
 
     @staticmethod
     def create(url: str, wait_seconds: float = WAIT_SECONDS) -> Ledger:
-        """Make the ledger, and its parent directories; one that exists is opened unchanged, with `created` False."""
+        """Make the ledger, and its parent directories; one that exists is opened unchanged, with `created` False.
+
+        Nobody who works with one that exists is kept waiting, or waited for.
+        """
         parsed = database.parse(url)
         if parsed.get_backend_name() == "sqlite":
             try:
@@ -72,16 +75,18 @@ class Ledger:
                 raise LedgerError(f"Ledger {parsed.database}: cannot make its directory: {error.strerror}") from error
         name = database.name_of(parsed)
         maker = database.connect(parsed, wait_seconds, mode="rwc")
-        with database.transaction(maker, name, write=True) as connection:
-            created = schema.create(connection, name)
-            schema.check(connection, name)
+        with database.transaction(maker, name) as connection:
+            missing = schema.version_of(connection) is None
+            if not missing:
+                schema.check(connection, name)
+        created = missing and _made(maker, name)
         return Ledger(database.connect(parsed, wait_seconds), name, created)
 
     @staticmethod
     def open(url: str, wait_seconds: float = WAIT_SECONDS) -> Ledger:
         """Open a ledger that exists. A missing one is an error: an empty one in its place would reset every budget."""
         ledger = _existing(url, wait_seconds)
-        with ledger._reading() as connection:
+        with database.transaction(ledger._engine, ledger.name) as connection:
             schema.check(connection, ledger.name)
         return ledger
 
@@ -319,6 +324,7 @@ class Ledger:
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         with database.transaction(self._engine, self.name) as connection:
+            schema.lock_for_reading(connection, self.name)
             yield connection
 
     @contextmanager
@@ -365,6 +371,14 @@ class Ledger:
     def _release(self, row: Row[Any]) -> Release:
         with self._readable(f"release {row.release_id}"):
             return release_of(row)
+
+
+def _made(maker: Engine, name: str) -> bool:
+    """Make the tables; False if somebody else just did."""
+    with database.transaction(maker, name, write=True) as connection:
+        created = schema.create(connection, name)
+        schema.check(connection, name)
+    return created
 
 
 def _existing(url: str, wait_seconds: float) -> Ledger:
