@@ -118,20 +118,27 @@ def test_a_worker_is_killed_with_its_python_workers(cluster, small, many_files, 
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_executors_are_killed_at_random_instants(cluster, many_files, tmp_path, count: Count):
+    """An instant at which the run has no executor any more kills nothing: another one is drawn, for another run."""
     random_ = random.Random(SEED)
-    lasts = 60.0
-    for number in range(5):
-        small, began = many_files[0].copy(tmp_path / str(number)), time.monotonic()
+    lasts, killed, runs = 30.0, 0, 0  # how long executors live
+    while killed < 5:
+        assert until(lambda: not cluster.executors(), 60)  # of the run before
+        small = many_files[0].copy(tmp_path / str(runs))
         run = run_on(cluster.two_workers(), small)
+        assert until(lambda run=run: bool(cluster.executors()) or run.process.poll() is not None, 400), run.text()
+        began = time.monotonic()
         time.sleep(random_.uniform(0, lasts))
-        chosen = cluster.executors()[:1]
-        for executor in chosen:
-            send(executor, signal.SIGKILL)
+        alive = cluster.executors() if run.process.poll() is None else []
+        if alive:
+            send(alive[0], signal.SIGKILL)
         assert run.wait() == 0, run.text()
         lasts = time.monotonic() - began
         finished(small, many_files[1])
-        count(kills=len(chosen), runs=1)
+        killed, runs = killed + bool(alive), runs + 1
+        assert runs <= 20
+    count(kills=killed, runs=runs)
 
 
 @pytest.mark.long
