@@ -152,48 +152,59 @@ def test_readers_pass_over_manifests_and_staging(target):
 VERSIONS = [{f"{version:04d}-{day}" for day in (1, 2, 3)} for version in range(26)]
 
 
-def seen_while_publishing(target: ParquetTarget, look: Callable[[Path], set[str]]) -> list[set[str]]:
+def seen_while_publishing(target: ParquetTarget, look: Callable[[Path], set[str]]) -> tuple[list[set[str]], int]:
     """What a reader sees that looks again and again while version after version of three partitions is published.
 
-    The publisher waits for one look to end after each version, as a version is kept until the second one after it.
+    And how many of its looks ended with "file not found". The publisher waits for two looks to end after each version: the
+    first may have begun before the swap, the second has not, and no swap disturbs it.
     """
     looked = threading.Event()
 
     def work() -> None:
         for version in range(1, len(VERSIONS)):
             stage_and_publish(target, *[release(version, day) for day in (1, 2, 3)])
-            looked.clear()
-            looked.wait(60)
+            for _ in range(2):
+                looked.clear()
+                looked.wait(60)
 
     stage_and_publish(target, *[release(0, day) for day in (1, 2, 3)])
-    publisher = threading.Thread(target=work)
+    publisher = threading.Thread(target=work, daemon=True)  # if the reader fails, nobody waits for it
     publisher.start()
-    seen = []
+    seen, vanished = [], 0
     while publisher.is_alive():
         try:
             seen.append(look(target.path))
         except FileNotFoundError:  # listed before a swap and opened after it
-            continue
+            vanished += 1
         finally:
             looked.set()
-    publisher.join()
-    return [*seen, look(target.path)]
+    return [*seen, look(target.path)], vanished
+
+
+def in_order(seen: list[set[str]]) -> None:
+    """Whole versions only: each from the second on, and none after a later one."""
+    order = [VERSIONS.index(one) for one in seen]
+    assert order == sorted(order)
+    assert set(order) >= set(range(1, len(VERSIONS)))
 
 
 def test_a_reader_who_resolves_the_link_sees_the_whole_old_or_the_whole_new_table(target):
-    seen = seen_while_publishing(target, lambda path: read(Path(os.path.realpath(path))))
-    assert all(one in VERSIONS for one in seen)
-    order = [VERSIONS.index(one) for one in seen]
-    assert order == sorted(order)
-    assert order[-1] == len(VERSIONS) - 1
-    assert len(set(order)) > 3  # it did look in between
+    seen, vanished = seen_while_publishing(target, lambda path: read(Path(os.path.realpath(path))))
+    in_order(seen)
+    assert vanished == 0
 
 
 def test_a_reader_of_the_plain_path_never_sees_two_versions_or_staging(target):
-    """A file listed before the swap is gone after it: Arrow says so, or passes over it; it never gets other rows instead."""
-    seen = seen_while_publishing(target, read)
-    assert all(any(one <= version for version in VERSIONS) for one in seen)
-    assert seen[-1] == VERSIONS[-1]
+    """A file listed before the swap is gone after it: Arrow says so, or passes over it; it never gets other rows instead.
+
+    That is a known weakness (docs/limits.md), and befalls a look that a swap falls into: at most one look for each swap.
+    """
+    seen, vanished = seen_while_publishing(target, read)
+    in_order([one for one in seen if one in VERSIONS])
+    partial = [one for one in seen if one not in VERSIONS]
+    assert all(any(one < version for version in VERSIONS) for one in partial)
+    assert len(partial) + vanished <= len(VERSIONS) - 1
+    print(f"{len(seen)} looks, {len(partial)} without rows of a partition, {vanished} ended by a file not found")
 
 
 def test_a_reader_who_resolved_the_link_before_the_swap_is_not_disturbed(target):
