@@ -18,6 +18,12 @@ from sqlalchemy.pool import NullPool
 from noiselib.errors import LedgerError, SpecError
 
 IDLE_SECONDS = 60.0  # the host of a writer may vanish without a word: PostgreSQL then ends its transaction
+# A statement may wait for several locks, one after the other, so the limit of each wait is none of the whole. All that
+# runs ask for takes a fraction of a second once it need not wait.
+STATEMENT_SECONDS = 60.0
+WHOLE_SECONDS = (
+    3600.0  # to read or migrate the whole of a history, once its lock is held: ten million entries, far away
+)
 _EXAMPLES = "sqlite:///path/to/ledger.db or postgresql+psycopg://user@host/database"
 
 
@@ -61,6 +67,7 @@ def _postgresql_arguments(url: URL, wait_seconds: float) -> dict[str, Any]:
     milliseconds = math.ceil(wait_seconds * 1000)
     settings = {
         "lock_timeout": milliseconds,
+        "statement_timeout": milliseconds + math.ceil(STATEMENT_SECONDS * 1000),
         "synchronous_commit": "on",  # whatever the server's own default: what was reserved survives a power cut
         "idle_in_transaction_session_timeout": math.ceil(IDLE_SECONDS * 1000),
     }
@@ -107,8 +114,10 @@ def transaction(engine: Engine, name: str, write: bool = False) -> Iterator[Conn
     Raises LedgerError, naming the ledger, for whatever the database complains of.
     """
     options: dict[str, Any] = {"ledger_write": write}
-    if engine.dialect.name == "postgresql" and not write:
-        options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    if engine.dialect.name == "postgresql":
+        # Whatever the server's default: a writer must see what was committed while it waited for the lock.
+        options |= {"isolation_level": "READ COMMITTED" if write else "REPEATABLE READ"}
+        options |= {} if write else {"postgresql_readonly": True}
     try:
         with engine.connect() as connection:
             connection = connection.execution_options(**options)
@@ -116,6 +125,12 @@ def transaction(engine: Engine, name: str, write: bool = False) -> Iterator[Conn
                 yield connection
     except SQLAlchemyError as error:
         raise LedgerError(f"Ledger {name}: {_explain(error)}") from error
+
+
+def take_time(connection: Connection) -> None:
+    """Let each statement of this transaction take as long as the whole ledger needs; what it waits for comes before."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {math.ceil(WHOLE_SECONDS * 1000)}")
 
 
 def clock(connection: Connection) -> datetime:
@@ -134,6 +149,7 @@ def host_clock() -> datetime:
 _SQLSTATES = {
     "55P03": "locked by another process, also after waiting",
     "25006": "read-only, expected to write",
+    "57014": "a statement was ended: it took too long, or the server's operator did",
     "42P01": "its tables are not there, or were changed while they were waited for: run again",
 }
 

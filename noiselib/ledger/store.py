@@ -99,6 +99,7 @@ class Ledger:
         ledger = _existing(url, wait_seconds)
         with database.transaction(ledger._engine, ledger.name, write=True) as connection:
             schema.lock_for_change(connection)
+            database.take_time(connection)
             before = schema.version_of(connection)
             if before in schema.OLDER:
                 schema.upgrade(connection)
@@ -286,6 +287,7 @@ class Ledger:
         """What happened, oldest first."""
         where = _equal(schema.history, budget=budget, release_id=release_id)
         with self._reading() as connection:
+            database.take_time(connection)
             rows = connection.execute(sa.select(schema.history).where(*where).order_by("seq")).all()
         with self._readable("history"):
             return [HistoryEntry(**{**row._mapping, "detail": json.loads(row.detail)}) for row in rows]
@@ -297,6 +299,7 @@ class Ledger:
         """
         tables = (schema.history, schema.budgets, schema.memos, schema.releases)
         with self._reading() as connection:
+            database.take_time(connection)
             rows = {
                 table.name: connection.execute(sa.select(table).order_by(*table.primary_key)).all() for table in tables
             }

@@ -12,7 +12,7 @@ from ledgers import BUDGET, ME, PostgreSQL, execute, in_processes, request
 from ledgers_v1 import make_version_1
 
 from noiselib.errors import LedgerError
-from noiselib.ledger import Budget, Holder, Ledger, schema
+from noiselib.ledger import Budget, Holder, Ledger, database, schema
 
 WIDE = Budget("wide", 1000.0, 1e-3)  # all of the tests' releases fit
 
@@ -45,14 +45,9 @@ def beside(work: Callable[[], Any]) -> Iterator[list[Any]]:
         thread.join(60)
 
 
-def until_waiting(postgresql: PostgreSQL, url: str) -> None:
-    """Until a session waits for a lock of this ledger's tables."""
-    name = url.rpartition("%3D")[2]
-    query = (
-        "SELECT count(*) > 0 FROM pg_locks JOIN pg_class ON pg_class.oid = relation "
-        f"WHERE NOT granted AND relnamespace = '{name}'::regnamespace"
-    )
-    postgresql.until(query, True)
+def until_waiting(postgresql: PostgreSQL) -> None:
+    """Until a session waits for a lock."""
+    postgresql.until("SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'", True)
 
 
 # -- in one order
@@ -107,12 +102,15 @@ def telling(work: Callable[[], str]) -> Callable[[], str]:
 
 
 def test_a_migration_waits_for_a_reader_and_holds_nothing_that_it_reads(place, postgresql: PostgreSQL):
-    with Ledger.open(place) as ledger, beside(lambda: Ledger.migrate(place)) as migrated:
-        with ledger._reading() as connection:
-            until_waiting(postgresql, place)
-            connection.execute(sa.text("SET LOCAL lock_timeout = 2000"))
-            for table in (schema.releases, schema.history, schema.budgets, schema.memos):
-                connection.execute(sa.select(table)).all()
+    with (
+        Ledger.open(place) as ledger,
+        beside(lambda: Ledger.migrate(place)) as migrated,
+        ledger._reading() as connection,
+    ):
+        until_waiting(postgresql)
+        connection.execute(sa.text("SET LOCAL lock_timeout = 2000"))
+        for table in (schema.releases, schema.history, schema.budgets, schema.memos):
+            connection.execute(sa.select(table)).all()
     assert migrated == [("2", "2")]
 
 
@@ -120,7 +118,7 @@ def test_a_reader_that_waited_for_a_migration_reads_nothing_of_before(place, pos
     with Ledger.open(place) as ledger, sa.create_engine(place).connect() as migrating:
         migrating.execute(sa.text("LOCK TABLE noiselib_version IN ACCESS EXCLUSIVE MODE"))
         with beside(ledger.releases) as read:
-            until_waiting(postgresql, place)
+            until_waiting(postgresql)
             migrating.execute(sa.text("UPDATE noiselib_version SET version_num = '3'"))
             migrating.commit()
     assert "is of schema version 3, expected 2" in str(read[0])
@@ -154,3 +152,62 @@ def test_a_ledger_is_migrated_beside_those_who_open_it(postgresql: PostgreSQL):
 
     works = [*[opener] * 6, telling(lambda: " to ".join(Ledger.migrate(url, wait_seconds=30)))]
     assert in_processes(works) == ["0 problems"] * 6 + ["1 to 2"]
+
+
+# -- what was committed before
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_a_writer_sees_what_was_committed_while_it_waited(place, postgresql: PostgreSQL, level):
+    """A server or a role may have an isolation level by default whose snapshot would be older than the lock."""
+    role = level.replace(" ", "_")
+    postgresql.execute(f"CREATE ROLE {role} LOGIN SUPERUSER")
+    postgresql.execute(f"ALTER ROLE {role} SET default_transaction_isolation = '{level}'")
+    strict = place.replace("noiselib@", f"{role}@")
+    assert execute(strict, "SHOW transaction_isolation") == [(level,)]
+    locked = threading.Event()
+
+    def second() -> Any:
+        locked.wait(10)
+        with Ledger.open(strict) as ledger:
+            return ledger.reserve(BUDGET, [request(2)], ME).states
+
+    with Ledger.open(place) as ledger:
+        with beside(second) as reserved, ledger._writing() as writer:
+            locked.set()
+            until_waiting(postgresql)
+            limit = {"epsilon": BUDGET.epsilon, "delta": BUDGET.delta, "unit": BUDGET.unit}
+            writer.record("budget", BUDGET.name, detail=limit)
+        assert reserved == [{"r2": None}]
+        assert ledger.verify().problems == ()
+
+
+# -- for a bounded time
+
+
+def test_no_statement_lasts_for_ever(place, monkeypatch):
+    monkeypatch.setattr(database, "STATEMENT_SECONDS", 0.0)
+    with Ledger.open(place, wait_seconds=0.3) as ledger:
+        begun = time.monotonic()
+        with pytest.raises(LedgerError, match="it took too long"), ledger._writing() as writer:
+            writer.connection.execute(sa.text("SELECT pg_sleep(20)"))
+        assert time.monotonic() - begun < 10
+
+
+def test_what_reads_or_changes_the_whole_may_take_its_time(postgresql: PostgreSQL, monkeypatch):
+    url, upgrade = postgresql.new_url(), schema.upgrade
+    make_version_1(url)
+
+    def slowly(connection: sa.Connection) -> None:
+        connection.execute(sa.text("SELECT pg_sleep(1)"))
+        upgrade(connection)
+
+    monkeypatch.setattr(schema, "upgrade", slowly)
+    monkeypatch.setattr(database, "STATEMENT_SECONDS", 0.0)
+    assert Ledger.migrate(url, wait_seconds=0.3) == ("1", "2")
+    # As slow as one of very many entries.
+    execute(url, "ALTER TABLE history RENAME TO kept")
+    execute(url, "CREATE VIEW history AS SELECT kept.* FROM kept, (SELECT pg_sleep(1)) AS slow")
+    with Ledger.open(url, wait_seconds=0.3) as ledger:
+        assert ledger.verify().problems == ()
+        assert len(ledger.history()) == ledger.verify().entries
