@@ -10,7 +10,7 @@ from noiselib.cli.names import ledger_url, spec_file
 from noiselib.errors import LedgerError, SpecError
 
 if TYPE_CHECKING:
-    from noiselib.ledger import Ledger
+    from noiselib.ledger import Ledger, Release
 
 
 def ledger(arguments: argparse.Namespace) -> int:
@@ -52,7 +52,13 @@ def _abandon(ledger: Ledger, arguments: argparse.Namespace) -> None:
             "ledger abandon: expected the pipeline and --release ID: noiselib ledger abandon PIPELINE --release ID"
         )
     spec, _ = load_spec(spec_file(arguments.ledger))
-    release_id = _one_release(ledger, arguments.release)
+    release = _one_release(ledger, arguments.release)
+    release_id = release.release_id
+    if release.request.pipeline != spec.pipeline:  # its noise lies in another target, where nobody looked for readers
+        raise SpecError(
+            f"release {release_id[:12]}: is of pipeline {release.request.pipeline!r}, got {arguments.ledger}, which is "
+            f"{spec.pipeline!r}; expected the pipeline that the release is of"
+        )
     target = open_target(spec)
     if target.manifest(release_id) is not None or release_id in target.withdrawn():
         raise LedgerError(f"release {release_id[:12]} is published, or was: its charge is never given back")
@@ -62,8 +68,8 @@ def _abandon(ledger: Ledger, arguments: argparse.Namespace) -> None:
     ledger.abandon(release_id, holder=holder)
 
 
-def _one_release(ledger: Ledger, prefix: str) -> str:
+def _one_release(ledger: Ledger, prefix: str) -> Release:
     found = ledger.find(prefix)
     if len(found) != 1:
         raise LedgerError(f"release {prefix}: {len(found)} in the ledger begin so; expected one")
-    return found[0].release_id
+    return found[0]
