@@ -74,6 +74,7 @@ def stage(target: Target, one: Release, files: int = 1, directory: str | None = 
     ]
     record = {"rows": one.rows_expected, "columns": [*kinds, ("release", "string"), *((name, "") for name in columns)]}
     target.stage(one, written, record)
+    target.record_checks(one.id, {"files": target.files(one.id)})
     target.clear(scratch)
     return one
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from contextlib import nullcontext
-from datetime import UTC, datetime
 
 from noiselib.cli.chosen import chosen, one
 from noiselib.cli.failures import common, told
@@ -86,21 +84,24 @@ def keygen(arguments: argparse.Namespace) -> int:
 
 
 def gc(arguments: argparse.Namespace) -> int:
-    from noiselib.ledger import Ledger, at_work
+    """Remove what no reader needs, while no run is at work on the target: on this host by its lock, elsewhere by its leases."""
+    from noiselib.ledger import Ledger
+    from noiselib.release import budget_of
     from noiselib.spec import load_spec
-    from noiselib.targets import open_target
+    from noiselib.targets import demand_own, open_target
 
     spec, _ = load_spec(spec_file(arguments.pipeline))
-    if spec.ledger is not None:
-        with Ledger.open(spec.ledger) as ledger:
-            for release in ledger.releases(spec.pipeline):
-                if release.holder is not None and at_work(release, datetime.now(UTC)):
+    target = open_target(spec)
+    demand_own(target, spec)
+    with target.held():
+        if spec.ledger is not None and budget_of(spec) is not None:
+            with Ledger.open(spec.ledger) as ledger:
+                for release in ledger.at_work(spec.pipeline):
+                    assert release.holder is not None
                     raise ReleaseHeld(
                         f"release {release.release_id[:12]} of {spec.pipeline} is being made by process {release.holder.pid} on "
-                        f"{release.holder.host}: nothing is removed while it runs"
+                        f"{release.holder.host} since {release.held_since}: nothing is removed while it runs"
                     )
-    target = open_target(spec)
-    with target.held() if spec.ledger is None else nullcontext():
         for removed in target.collect():
             print(removed)
     return 0

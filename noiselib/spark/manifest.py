@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from noiselib.accounting import Charge
+from noiselib.errors import NoiselibError
 from noiselib.ledger import Budget
 from noiselib.plan import canonical, describe_column, digest, relation
 from noiselib.release import SCHEME, Release
@@ -72,7 +73,7 @@ def versions() -> dict[str, str]:
 
 def results(run: Run, status: str) -> dict[str, Any]:
     """What `noiselib run --json` prints and `run_results.json` holds. `charge` is what this run added to the account."""
-    entries = [_release_result(run, release) for release in run.releases]
+    entries = [_release_result(run, release, status) for release in run.releases]
     budget = run.budget
     kept = any(run.newly_reserved(one) and run.status.get(one.id) != "abandoned" for one in run.releases)
     added = run.reserved.added if run.reserved and kept else 0.0
@@ -88,8 +89,8 @@ def results(run: Run, status: str) -> dict[str, Any]:
     }
 
 
-def _release_result(run: Run, release: Release) -> dict[str, Any]:
-    manifest, staged = run.target.manifest(release.id), run.target.staged(release.id)
+def _release_result(run: Run, release: Release, run_status: str) -> dict[str, Any]:
+    manifest, staged = _shown(run, release, run_status)
     rows = (manifest or staged or {}).get("rows")
     status = run.status.get(release.id, "planned")
     if manifest is not None and status != "unchanged":
@@ -104,3 +105,13 @@ def _release_result(run: Run, release: Release) -> dict[str, Any]:
     }
     found = run.inspections.get(release.id)
     return entry | ({"rows_in": found.rows_in, "adjusted": found.adjusted} if found else {})
+
+
+def _shown(run: Run, release: Release, run_status: str) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """What is published and what is staged of the release. A target that does not answer may be why the run has failed."""
+    try:
+        return run.target.manifest(release.id), run.target.staged(release.id)
+    except NoiselibError:
+        if run_status == "success":
+            raise
+        return None, None

@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
-from noiselib.errors import NoiseKeyError, NoiselibError
+from noiselib.errors import LedgerError, NoiseKeyError, NoiselibError
 from noiselib.failpoint import failpoint
 from noiselib.ledger import LEASE_SECONDS, Ledger
 from noiselib.release import Release, request
 from noiselib.spark.run import Run
 
+JOIN_SECONDS = 15.0  # more than a renewal waits for a lock
+
 
 @contextmanager
 def reserved(run: Run) -> Iterator[Ledger | None]:
     """Hold the run's releases: their charge durably in the ledger, their leases ours until the block ends."""
+    settled = {release.id: why for release in run.releases if (why := run.settled(release)) is not None}
     budget = run.budget
     if budget is None or run.spec.ledger is None:  # no privacy claim: nothing to pay, and no lease to hold
         with run.target.held():
             for release in run.releases:
-                run.status[release.id] = run.settled(release) or "reserved"
+                run.status[release.id] = settled.get(release.id, "reserved")
             yield None
         return
-    with Ledger.open(run.spec.ledger) as ledger:
-        holder = run.holder
+    idle = len(settled) == len(run.releases)
+    with nullcontext() if idle else run.target.held(shared=True), Ledger.open(run.spec.ledger) as ledger:
         _demand_original_key(run, ledger)
         asked = [request(run.plan, release) for release in run.releases]
-        run.reserved = ledger.reserve(budget, asked, holder, take_over=run.take_over)
         try:
+            run.reserved = ledger.reserve(budget, asked, run.holder, take_over=run.take_over, settled=settled)
             failpoint("after_reserve")
             for release in run.releases:
-                run.status[release.id] = _state(run, ledger, release)
+                run.status[release.id] = _state(run, ledger, release, settled.get(release.id))
             added, after = run.reserved.added, run.reserved.epsilon_after
             run.tell("reserve", f"{added:.4g} epsilon added to budget {budget.name}: {after:.4g} of {budget.epsilon:g} "
                      f"at delta {budget.delta:g}", budget=budget.name, epsilon_added=added, epsilon_spent=after,
@@ -39,7 +42,24 @@ def reserved(run: Run) -> Iterator[Ledger | None]:
             with _renewed(ledger, run):
                 yield ledger
         finally:
-            ledger.free([release.id for release in run.releases], holder)
+            _free(run, ledger)
+
+
+def _free(run: Run, ledger: Ledger) -> None:
+    """What has come of the run stands, also where its leases cannot be freed: they end by themselves."""
+    try:
+        ledger.free([release.id for release in run.releases], run.holder)
+    except LedgerError as error:
+        run.tell("lease", f"not freed, which ends within {LEASE_SECONDS / 60:g} minutes: {error}", level="warning")
+
+
+def still_held(run: Run, ledger: Ledger | None, releases: Sequence[Release]) -> None:
+    """Asked before staged rows are moved or removed: those of a release that was taken over meanwhile are another run's.
+
+    Raises ReleaseHeld.
+    """
+    if ledger is not None:
+        ledger.renew([release.id for release in releases], run.holder)
 
 
 def _demand_original_key(run: Run, ledger: Ledger) -> None:
@@ -63,8 +83,7 @@ def _renewed(ledger: Ledger, run: Run) -> Iterator[None]:
     def renew() -> None:
         while not over.wait(LEASE_SECONDS / 5):
             try:
-                known = [ledger.release(release.id) for release in run.open()]
-                ledger.renew([found.release_id for found in known if found and found.state != "published"], run.holder)
+                still_held(run, ledger, run.open())
             except NoiselibError as error:  # taken over, or the ledger is away: the next write to it will be refused
                 run.tell("lease", f"not renewed: {error}", level="warning")
 
@@ -74,12 +93,11 @@ def _renewed(ledger: Ledger, run: Run) -> Iterator[None]:
         yield
     finally:
         over.set()
-        thread.join()
+        thread.join(JOIN_SECONDS)  # it may be waiting for a server that does not answer
 
 
-def _state(run: Run, ledger: Ledger, release: Release) -> str:
+def _state(run: Run, ledger: Ledger, release: Release, settled: str | None) -> str:
     """Where the release stands. One that readers see already is published, though a run was killed before it told the ledger."""
-    settled = run.settled(release)
     if settled is not None:  # readers see it, or have seen it before it was withdrawn
         if ledger_state(ledger, release) != "published":
             ledger.advance(release.id, "staged", holder=run.holder)

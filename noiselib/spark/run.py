@@ -27,7 +27,8 @@ SETTLED = ("published", "unchanged", "withdrawn")
 class Run:
     """One pipeline's releases on their way. `status` per release id: what became of it in this process.
 
-    `verdicts` per release id: its checks; `seconds` per step taken, of which `step` is the last.
+    `before`: the release that was current in each partition when the run began. `verdicts` per release id: its checks;
+    `seconds` per step taken, of which `step` is the last.
     """
 
     spec_file: Path
@@ -37,6 +38,7 @@ class Run:
     target: Target
     releases: tuple[Release, ...]
     say: Say
+    before: dict[str, str] = field(default_factory=dict)
     reserved: ReserveResult | None = None
     status: dict[str, str] = field(default_factory=dict)
     inspections: dict[str, Inspection] = field(default_factory=dict)
@@ -99,7 +101,7 @@ def prepare(
     releases = make_releases(plan, table, choose_partitions(table, wanted), key, snapshot)
     target = open_target(spec)
     demand_own(target, spec)
-    run = Run(spec_file, spec, plan, table, target, releases, say)
+    run = Run(spec_file, spec, plan, table, target, releases, say, target.current_releases())
     noised = len(plan.noised)
     run.tell("plan", f"{spec.pipeline}: {len(releases)} releases, {noised} noised columns{pinned(table)}",
              releases=len(releases), noised_columns=noised, source_version=table.version)  # fmt: skip

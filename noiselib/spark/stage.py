@@ -5,6 +5,7 @@ In the same pass the noise law is tested (`DataFrame.observe`). What was counted
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -24,17 +25,29 @@ from noiselib.targets import Target
 PAGES = {"parquet.page.size.row.check.min": "4", "parquet.block.size.row.check.min": "4"}
 
 
-def stage(spark: SparkSession, job: Job, target: Target, inspections: dict[str, Inspection]) -> None:
-    """Write the job's releases to staging, each with the verdicts on its noise. Raises InputError if the source changed."""
+def stage(
+    spark: SparkSession, job: Job, target: Target, inspections: dict[str, Inspection], still_held: Callable[[], None]
+) -> None:
+    """Write the job's releases to staging, each with the verdicts on its noise.
+
+    still_held: raises if the releases are no longer this run's; asked before any is staged
+
+    Raises InputError if the source changed.
+    """
     scratch = target.scratch(digest([release.id for release in job.releases])[:16])
     try:
-        _write_and_stage(spark, job, target, inspections, scratch)
+        _write_and_stage(spark, job, target, inspections, still_held, scratch)
     finally:
         target.clear(scratch)  # noised rows that are not staged are not left behind
 
 
 def _write_and_stage(
-    spark: SparkSession, job: Job, target: Target, inspections: dict[str, Inspection], scratch: Path
+    spark: SparkSession,
+    job: Job,
+    target: Target,
+    inspections: dict[str, Inspection],
+    still_held: Callable[[], None],
+    scratch: Path,
 ) -> None:
     law = LawObservation(job)
     published = law.attach(noised_rows(spark, job)).select(*[quoted(name) for name, _ in job.plan.published])
@@ -44,6 +57,7 @@ def _write_and_stage(
     failpoint("after_write")
     found = law.verdicts()
     verify_unchanged(job.table, [release.partition for release in job.releases])
+    still_held()
     written = _written(scratch / "table", len(partition_by))
     for release in job.releases:
         place = written.get(release.partition_text)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from noiselib.errors import ChecksFailed, InputError, NoiselibError
+from noiselib.errors import ChecksFailed, InputError, NoiselibError, ReleaseHeld
 from noiselib.failpoint import failpoint
 from noiselib.ledger import Ledger
 from noiselib.log_entry import Level
@@ -20,7 +20,7 @@ from noiselib.spark import catalog
 from noiselib.spark.causes import cause
 from noiselib.spark.manifest import make_manifest
 from noiselib.spark.perturb import Job, inspect
-from noiselib.spark.reserve import ledger_state
+from noiselib.spark.reserve import ledger_state, still_held
 from noiselib.spark.run import Run
 from noiselib.spark.stage import stage
 from noiselib.spark.tables import table_schema
@@ -39,7 +39,7 @@ def perturb(run: Run, ledger: Ledger | None, spark: OpenSpark) -> None:
             failpoint("after_inspect")
             rows = sum(found.rows for found in run.inspections.values())
             run.tell("perturb", f"{rows} rows of {len(todo)} releases", rows=rows, releases=len(todo))
-            stage(session, job, run.target, run.inspections)
+            stage(session, job, run.target, run.inspections, lambda: still_held(run, ledger, todo))
         except Exception as error:
             found = cause(error, run.table, [release.partition for release in todo], run.target)
             if isinstance(found, InputError):
@@ -66,8 +66,13 @@ def _started(run: Run, ledger: Ledger | None, spark: OpenSpark, todo: Sequence[R
 
 def _give_back(run: Run, ledger: Ledger | None, releases: Sequence[Release], reason: str) -> None:
     """No noise has left staging: what is held for `releases` is freed."""
+    try:
+        still_held(run, ledger, releases)
+    except ReleaseHeld as error:
+        run.tell("perturb", f"not given back, since it is another run's now: {error}", level="warning")
+        return
     for release in releases:
-        run.target.discard(release.id)
+        run.target.forget(release.id)
         run.status[release.id] = "abandoned"
         known = ledger.release(release.id) if ledger is not None else None
         if ledger is not None and known and known.state in ("reserved", "staged") and not known.publish_began:
@@ -83,7 +88,8 @@ def check(run: Run, ledger: Ledger | None, spark: OpenSpark) -> None:
             run.status[release.id] = "checked"
             run.verdicts[release.id] = passed["checks"]
             continue
-        result = {**_check_release(run, release, spark), **_checked(run, release)}
+        about = _checked(run, release)  # the files before they are read: a verdict on others passes for none
+        result = {**_check_release(run, release, spark), **about}
         run.verdicts[release.id] = result["checks"]
         _tell_failed(run, release)
         if result["success"]:
@@ -143,6 +149,7 @@ def _named(verdict: dict[str, Any]) -> str:
 
 
 def _quarantine(run: Run, ledger: Ledger | None, release: Release, result: dict[str, Any]) -> None:
+    still_held(run, ledger, [release])
     if run.target.staging(release.id).exists():
         run.target.record_checks(release.id, result)
         run.target.quarantine(release.id)
@@ -164,12 +171,16 @@ def publish(run: Run, ledger: Ledger | None) -> None:
                 f"release {release.id[:12]} ({release.partition_text}): not checked; expected a passed check first"
             )
     manifests = {release.id: make_manifest(run, release) for release in ready}
+    still_held(run, ledger, ready)
+    run.target.demand_unmoved(
+        ready, run.before
+    )  # sooner than under the lock: publishing that began is charged for ever
     for release in ready:
         if ledger is not None and ledger_state(ledger, release) != "published":
             ledger.begin_publish(release.id, run.holder)
     failpoint("before_publish")
     if ready:
-        run.target.publish(ready, manifests)
+        run.target.publish(ready, manifests, run.before)
     failpoint("after_publish")
     for release in run.open():
         if ledger is not None:

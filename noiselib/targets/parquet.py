@@ -48,7 +48,12 @@ class ParquetTarget(Target):
             raise NoiselibError(
                 f"target {self.path}: exists and was not published by noiselib; expected a path of its own"
             )
-        return self.path.resolve() if self.path.exists() else None
+        if not self.path.exists():  # taken for no table, the next run would publish its own partitions alone
+            raise NoiselibError(
+                f"target {self.path}: its version {self.path.resolve()} is not there; expected it back in its place, or no link "
+                f"{self.path}, to begin with an empty table"
+            )
+        return self.path.resolve()
 
     def manifest(self, release_id: str) -> Manifest | None:
         current = self.current()
@@ -173,6 +178,7 @@ class ParquetTarget(Target):
 
     def collect(self) -> list[str]:
         with self.alone():
+            self.current()  # raises, if so, before anything is removed
             removed = self.collect_staging()
             for leftover in [self.home / NEXT, *self.home.glob("probe-*")]:
                 leftover.unlink(missing_ok=True)

@@ -7,19 +7,21 @@ HOME/withdrawn.json      releases that were rolled back from: a run does not pub
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from noiselib.errors import ReleaseHeld
 from noiselib.release import Release
 from noiselib.targets.files import read_json, sync, sync_directories, write_json
+from noiselib.targets.locks import locked
+
+SHARE_SECONDS = 60.0  # a run waits for a `gc` that long
+PUBLISH_SECONDS = 900.0  # others may have 100,000 files to link; who stands still for longer is to be looked at
 
 
 class Workspace:
@@ -135,24 +137,14 @@ class Workspace:
 
     # -- one at a time
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """One run at a time, where no ledger keeps leases. Raises ReleaseHeld. Ends with the process, however that ends."""
-        self.home.mkdir(parents=True, exist_ok=True)
-        with open(self.home / "run.lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ReleaseHeld(f"target {self}: another run on this machine is at work on it") from None
-            yield
+    def held(self, shared: bool = False) -> AbstractContextManager[None]:
+        """One run at a time, where no ledger keeps leases; no `gc` beside runs that share it. Raises ReleaseHeld."""
+        what = f"target {self}: the work on it"
+        return locked(self.home / "run.lock", what, shared, SHARE_SECONDS if shared else 0.0)
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """One publisher at a time: two releases of different partitions must not lose one another."""
-        self.home.mkdir(parents=True, exist_ok=True)
-        with open(self.home / "publish.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def alone(self) -> AbstractContextManager[None]:
+        """One publisher at a time: two releases of different partitions must not lose one another. Raises ReleaseHeld."""
+        return locked(self.home / "publish.lock", f"target {self}: publishing", seconds=PUBLISH_SECONDS)
 
 
 def _partition_directory(written: Path, release: Release) -> Path:

@@ -50,11 +50,38 @@ class Target(Workspace):
     def prove(self, columns: Columns = (), partition_by: Sequence[str] = ()) -> None:
         """Raises NoiselibError where a release with these columns could not be published atomically: before anything is spent."""
 
-    def publish(self, releases: Sequence[Release], manifests: Mapping[str, Mapping[str, Any]]) -> None:
-        """Make the staged `releases` current, all in one step, each in the place of its partition's older release."""
+    def publish(
+        self,
+        releases: Sequence[Release],
+        manifests: Mapping[str, Mapping[str, Any]],
+        before: Mapping[str, str] | None = None,
+    ) -> None:
+        """Make the staged and checked `releases` current, all in one step, each in the place of its partition's older release.
+
+        before: see `demand_unmoved`, which is asked once more while nobody else publishes
+        """
         with self.alone():
+            if before is not None:
+                self.demand_unmoved(releases, before)
             self.reinstate([manifest["release_id"] for manifest in self.manifests()])
             self._publish(releases, manifests)
+
+    def current_releases(self) -> dict[str, str]:
+        """The release that is published now, of each partition by its text."""
+        return {manifest["partition"]: manifest["release_id"] for manifest in self.manifests()}
+
+    def demand_unmoved(self, releases: Sequence[Release], before: Mapping[str, str]) -> None:
+        """Raises NoiselibError if what is current in a partition of `releases` is no longer what it was `before`: another run
+        may have published a later state of the source meanwhile, or an operator rolled back.
+        """
+        now = self.current_releases()
+        for release in releases:
+            where = release.partition_text
+            if now.get(where) not in (before.get(where), release.id):
+                raise NoiselibError(
+                    f"target {self}: release {str(now.get(where))[:12]} was made current in {where or 'the table'} since this run "
+                    "began; nothing is published, run again to publish what the source holds now"
+                )
 
     def rollback(self, manifest: Mapping[str, Any]) -> None:
         """Make a kept release current again, in one step, at no cost. The one it replaces is remembered as withdrawn."""
@@ -88,10 +115,13 @@ class Target(Workspace):
     def _restore(self, manifest: Mapping[str, Any]) -> None: ...
 
     def staged_files(self, release: Release) -> list[Path]:
-        data = self.data(release.id)
-        if self.staged(release.id) is None:  # or the partition would be published empty
-            raise NoiselibError(f"release {release.id[:12]}: no longer staged in {data}; expected perturb first")
-        return sorted(p for p in data.rglob("*") if p.is_file())
+        """The files that were checked. Raises NoiselibError if they are not what is staged: less would be published, or other."""
+        data, there = self.data(release.id), self.files(release.id)
+        if self.staged(release.id) is None or there != (self.checks(release.id) or {}).get("files"):
+            raise NoiselibError(
+                f"release {release.id[:12]}: no longer staged in {data} as it was checked; nothing is published, run again"
+            )
+        return [data / name for name in there]
 
 
 def local_path(path: str, kind: str) -> Path:

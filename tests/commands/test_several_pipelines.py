@@ -46,6 +46,7 @@ def publish(name: str, release: Release, published: str) -> None:
     written.mkdir(parents=True)
     pq.write_table(pa.table({"id": [1], "amount": [1.0]}), written / "part-0.parquet")
     target.stage(release, written, {"release_id": release.id})
+    target.record_checks(release.id, {"files": target.files(release.id)})
     manifest = {"pipeline": name, "release_id": release.id, "partition": release.partition_text, "published": published}
     target.publish([release], {release.id: manifest})
     target.discard(release.id)

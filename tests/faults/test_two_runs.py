@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import signal
 import socket
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -72,6 +75,7 @@ def test_two_publishers_of_disjoint_partitions(undisturbed, tmp_path, count: Cou
     assert until(lambda: stopped(first), 300), first.text()
     second = start(small, "publish", "--partition", "day=2")
     assert until(lambda: waits_for_a_lock(second.process.pid), 300), second.text()
+    assert not until(lambda: second.process.poll() is not None, 2), second.text()
     assert releases(small) == {}
     go_on(first)
     assert [first.wait(), second.wait()] == [0, 0], first.text() + second.text()
@@ -80,7 +84,8 @@ def test_two_publishers_of_disjoint_partitions(undisturbed, tmp_path, count: Cou
 
 
 def waits_for_a_lock(pid: int) -> bool:
-    return bool(re.search(rf"-> FLOCK .* {pid} ", read(Path("/proc/locks")).decode()))
+    """Whether the process, which is not the one that has it, has opened the publishing lock."""
+    return any(os.readlink(file).endswith("/publish.lock") for file in Path(f"/proc/{pid}/fd").iterdir())
 
 
 @pytest.mark.long
@@ -128,7 +133,7 @@ def test_two_runs_at_once_where_no_ledger_keeps_leases(tmp_path, undisturbed, co
     first = start(small, "perturb", failpoint="after_inspect:SIGSTOP")
     assert until(lambda: stopped(first), 300), first.text()
     second = finish(small, "perturb", expect=5)
-    assert "another run on this machine" in second.text()
+    assert held_by(second.text())[0] in first.all_pids()
     assert small.noiselib("gc").code == 5
     first.kill("all")
     first.wait()
@@ -144,3 +149,84 @@ def test_the_harness_sees_a_marked_process(tmp_path, undisturbed: Undisturbed):
     run.kill("all")
     assert run.wait() == -signal.SIGKILL
     assert run.gone(1)
+
+
+@pytest.mark.long
+def test_two_runs_that_make_a_published_release_again(undisturbed, tmp_path, count: Count):
+    """For a target of another name: the ledger calls the releases published, but they are made anew, by one run at a time."""
+    small = undisturbed.published.copy(tmp_path / "small")
+    small.spec["target"]["path"] = str(tmp_path / "small" / "another")
+    first = start(small, failpoint="after_write:SIGSTOP")
+    assert until(lambda: stopped(first), 300), first.text()
+    assert held_by(finish(small, expect=5).text())[0] == first.process.pid
+    assert small.noiselib("gc").code == 5
+    go_on(first)
+    assert first.wait() == 0, first.text()
+    assert outcome(small) == undisturbed.first
+    count(races=1, runs=2)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("what", ["wrote", "found its input bad"])
+def test_who_was_taken_over_leaves_what_is_staged_alone(undisturbed, tmp_path, what, count: Count):
+    small = undisturbed.fresh.copy(tmp_path / "small")
+    first = start(small, failpoint="after_write:SIGSTOP")
+    assert until(lambda: stopped(first), 300), first.text()
+    finish(small, "perturb", "--take-over")
+    staged = mtimes(small)
+    assert staged
+    source = small.home / "source" / "day=1"
+    if what == "found its input bad":
+        source.rename(small.home / "aside")
+    go_on(first)
+    assert first.wait() == (1 if what == "found its input bad" else 5), first.text()
+    assert mtimes(small) == staged
+    if what == "found its input bad":
+        assert "it is another run's now" in first.text()
+        (small.home / "aside").rename(source)
+    finish(small)
+    assert outcome(small) == undisturbed.first
+    count(races=1, runs=3)
+
+
+def mtimes(small: Small) -> dict[Path, int]:
+    return {
+        file: file.stat().st_mtime_ns
+        for file in (small.home / ".published.noiselib" / "staging").glob("[0-9a-f]*/**/*")
+        if file.is_file()
+    }
+
+
+@pytest.mark.long
+def test_an_older_state_of_the_source_does_not_replace_a_newer_one(undisturbed, tmp_path, count: Count):
+    small = undisturbed.fresh.copy(tmp_path / "small")
+    late = start(small, failpoint="after_check:SIGSTOP")
+    assert until(lambda: stopped(late), 300), late.text()
+    restated = undisturbed.restated.home / "source"
+    shutil.copytree(restated, small.home / "source", dirs_exist_ok=True)
+    finish(small)
+    newer = releases(small)
+    go_on(late)
+    assert late.wait() == 1
+    assert "was made current in day=" in late.text()
+    assert releases(small) == newer
+    count(races=1, runs=2)
+
+
+@pytest.mark.long
+def test_leases_that_cannot_be_freed_do_not_change_what_has_come_of_a_run(undisturbed, tmp_path, count: Count):
+    small = undisturbed.fresh.copy(tmp_path / "small")
+    run = start(small, failpoint="after_check:SIGSTOP")
+    assert until(lambda: stopped(run), 300), run.text()
+    # what it does next in the ledger is refused, and so is freeing its leases
+    locker = sqlite3.connect(small.home / "ledger.db", isolation_level=None)
+    locker.execute("BEGIN IMMEDIATE")
+    go_on(run)
+    assert run.wait() == 1
+    locker.execute("ROLLBACK")
+    assert "locked by another process" in run.text()
+    assert "not freed, which ends within 15 minutes" in run.text()
+    assert small.results()["error"]["type"] == "LedgerError"
+    finish(small)
+    assert outcome(small) == undisturbed.first
+    count(runs=2)

@@ -306,6 +306,55 @@ def test_a_release_that_is_no_longer_staged_is_not_published_as_nothing(target):
     assert published(target) == {"0002-1"}
 
 
+@pytest.mark.parametrize("harm", ["lost", "another", "one more"])
+def test_files_that_are_not_those_that_were_checked_are_not_published(target, harm):
+    stage_and_publish(target, release(1))
+    before = checksums(target.path)
+    stage(target, release(2))
+    [file] = target.data("0002-1").rglob("*.parquet")
+    if harm == "lost":
+        file.unlink()
+    elif harm == "another":
+        stage(target, release(3))
+        os.replace(next(target.data("0003-1").rglob("*.parquet")), file)
+    else:
+        pq.write_table(pa.table({"release": ["0002-1"] * ROWS}), file.with_name("part-1.parquet"))
+    with pytest.raises(NoiselibError, match=r"no longer staged in .+ as it was checked"):
+        publish(target, release(2))
+    assert checksums(target.path) == before
+
+
+def test_what_another_run_has_published_meanwhile_is_not_replaced_by_an_older_state(target):
+    stage_and_publish(target, release(1, 1), release(1, 2))
+    before = target.current_releases()
+    assert before == {"day=1": "0001-1", "day=2": "0001-2"}
+    stage(target, release(2, 1))
+    stage_and_publish(target, release(3, 1), release(3, 2))
+    with pytest.raises(NoiselibError, match="release 0003-1 was made current in day=1 since this run began; nothing"):
+        target.publish([release(2, 1)], {"0002-1": {"release_id": "0002-1", "partition": "day=1"}}, before)
+    assert published(target) == {"0003-1", "0003-2"}
+    # where only another partition has moved, or this release itself is there, nothing is in the way
+    target.demand_unmoved([release(2, 1)], {"day=1": "0003-1"})
+    target.demand_unmoved([release(3, 1)], before)
+
+
+def test_a_version_that_has_gone_is_told_and_no_table_begins_in_its_place(target):
+    for version in (1, 2):
+        stage_and_publish(target, release(version, 1), release(version, 2))
+    current = Path(os.path.realpath(target.path))
+    hidden = current.rename(target.home / "elsewhere")
+    stage(target, release(3, 2))
+    for attempt in (target.manifests, target.collect, lambda: publish(target, release(3, 2))):
+        with pytest.raises(
+            NoiselibError, match=f"its version {current} is not there; expected it back in its place, or no link"
+        ):
+            attempt()
+    assert len(list((target.home / "versions").iterdir())) == 1  # the version before is left alone
+    hidden.rename(current)
+    publish(target, release(3, 2))
+    assert published(target) == {"0002-1", "0003-2"}
+
+
 def make_directory(path: Path) -> None:
     path.mkdir()
 
@@ -362,11 +411,11 @@ def test_staging_is_whole_or_not_at_all(target):
 
 def test_checks_are_remembered_with_what_they_checked(target):
     one = stage(target, release(1))
-    assert target.checks(one.id) is None
+    assert target.checks(one.id) == {"files": target.files(one.id)}
     target.record_checks(one.id, {"success": True})
     assert target.checks(one.id) == {"success": True}
     stage(target, one)
-    assert target.checks(one.id) is None
+    assert target.checks(one.id) == {"files": target.files(one.id)}
 
 
 def test_a_quarantined_release_is_kept_apart(target):
