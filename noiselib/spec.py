@@ -49,13 +49,36 @@ Place = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(no_w
 CatalogName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,63}$")]
 
 
+def _database(url: str) -> str:
+    """A database's URL that can be read. The error does not show it: it may hold a password."""
+    if url.startswith("postgresql"):
+        from sqlalchemy import make_url  # takes its time to import, and is needed by who connects to a server only
+        from sqlalchemy.exc import ArgumentError
+
+        try:
+            make_url(url)
+        except (ArgumentError, ValueError):
+            raise ValueError(
+                "no URL of a database: expected one like postgresql+psycopg://user@host:5432/database, its port a number"
+            ) from None
+    return url
+
+
+DatabaseUrl = Annotated[
+    str,
+    Field(pattern=r"^(sqlite:///|postgresql\+psycopg://).+"),
+    AfterValidator(no_way_up),
+    AfterValidator(_database),
+]
+
+
 class Catalog(Model):
     """A catalog of Iceberg tables in a database. A password does not belong here: name one of pyiceberg's configuration instead.
 
     name: under which the database knows the catalog: it may hold several
     """
 
-    uri: Annotated[str, Field(pattern=r"^(sqlite:///|postgresql\+psycopg://).+"), AfterValidator(no_way_up)]
+    uri: DatabaseUrl
     warehouse: Place
     name: CatalogName = "default"
 
@@ -179,9 +202,7 @@ class PipelineSpec(Model):
     checks: list[Check] = Field(default_factory=list)
     replicas: Annotated[int, Field(ge=1, le=1000)] = 1
     key: Annotated[str, Field(pattern="^(file|env|airflow):.+"), AfterValidator(no_way_up)]
-    ledger: (
-        Annotated[str, Field(pattern=r"^(sqlite:///|postgresql\+psycopg://).+"), AfterValidator(no_way_up)] | None
-    ) = None
+    ledger: DatabaseUrl | None = None
     schedule: Schedule | None = None
 
     @property

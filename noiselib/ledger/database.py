@@ -28,26 +28,33 @@ _EXAMPLES = "sqlite:///path/to/ledger.db or postgresql+psycopg://user@host/datab
 
 
 def parse(url: str) -> URL:
-    """Raises SpecError for what is no ledger's URL."""
+    """Raises SpecError for what is no ledger's URL, without the password that it may hold."""
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
-        raise SpecError(f"Expected a ledger like {_EXAMPLES}, got {url!r}") from error
+    except (ArgumentError, ValueError):  # the second for a port that is no number
+        _, secret, place = url.rpartition("@")
+        raise SpecError(f"Expected a ledger like {_EXAMPLES}, got {'...@' + place if secret else url!r}") from None
     if parsed.get_backend_name() != "sqlite" and parsed.drivername != "postgresql+psycopg":
-        raise SpecError(f"Expected a ledger like {_EXAMPLES}, got {parsed.render_as_string(hide_password=True)!r}")
+        raise SpecError(f"Expected a ledger like {_EXAMPLES}, got {_public(parsed)!r}")
     if parsed.get_backend_name() == "sqlite" and (not parsed.database or parsed.database == ":memory:"):
-        raise SpecError(f"Expected a ledger in a file, like sqlite:///path/to/ledger.db, got {url!r}")
+        raise SpecError(f"Expected a ledger in a file, like sqlite:///path/to/ledger.db, got {_public(parsed)!r}")
     return parsed
 
 
 def name_of(url: URL) -> str:
     """The ledger's name in messages: its file, or its URL without the password."""
-    return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
+    return str(url.database) if url.get_backend_name() == "sqlite" else _public(url)
 
 
 def shown(url: str) -> str:
     """A ledger's URL without the password."""
-    return parse(url).render_as_string(hide_password=True)
+    return _public(parse(url))
+
+
+def _public(url: URL) -> str:
+    """The URL without the password, which may also stand among libpq's options."""
+    query = {name: "***" if name == "password" else value for name, value in url.query.items()}
+    return url.set(query=query).render_as_string(hide_password=True)
 
 
 def connect(url: URL, wait_seconds: float, mode: str = "rw") -> Engine:

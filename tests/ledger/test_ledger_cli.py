@@ -284,3 +284,63 @@ def test_a_budget_is_of_one_unit(small: Small, change_spec):
     assert answer.code == 2
     assert "Budget 'small': expected the privacy unit it is in use with, row, got entity (name)" in answer.err
     assert small.noiselib("plan").code == 2
+
+
+def test_a_release_of_another_pipeline_is_not_given_up(small: Small):
+    """A ledger may be shared; whether readers see a release, and where its noise lies, only its own pipeline's spec says."""
+    with small.ledger() as ledger:
+        ledger.reserve(BUDGET, [request("x", pipeline="other")], ME)
+        ledger.advance("rx", "staged", holder=ME)
+        ledger.free(["rx"], ME)
+        answer = abandon(small, "rx")
+        assert answer.code == 2
+        assert "release rx: is of pipeline 'other'" in answer.err
+        assert "'small'" in answer.err
+        assert (ledger.release("rx").state, ledger.release("rx").holder) == ("staged", None)
+    assert small.spent() > 0
+
+
+# -- what is no ledger
+
+
+@pytest.mark.parametrize("port", ["port", "54x2", "5432:1"])
+def test_a_url_whose_port_is_no_number(small: Small, change_spec, port):
+    url = f"postgresql+psycopg://user:secret@host:{port}/db"
+    answers = [noiselib("ledger", action, url) for action in ("init", "show", "migrate")]
+    change_spec("ledger", value=url)
+    answers.append(small.noiselib("plan"))
+    assert f"{small.spec_file}:{line_of(small, 'ledger:')}: ledger: " in answers[-1].err
+    for answer in answers:
+        assert answer.code == 2, answer.err
+        assert "expected" in answer.err.lower()
+        assert "secret" not in answer.err
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql psycopg://user:secret@host/db",
+        "mysql://user:secret@host/db",
+        "mysql://host/db?password=secret",
+        "postgresql+psycopg://user:secret@127.0.0.1:1/db",
+        "postgresql+psycopg://127.0.0.1:1/db?password=secret",
+    ],
+)
+def test_no_password_is_shown(url):
+    answer = noiselib("ledger", "init", url)
+    assert answer.code in (1, 2)
+    assert "secret" not in answer.err
+
+
+def test_a_catalog_whose_port_is_no_number(small: Small, change_spec):
+    uri = "postgresql+psycopg://user:secret@host:port/db"
+    change_spec("target", value={"path": "a.b", "format": "iceberg", "catalog": {"uri": uri, "warehouse": "lake"}})
+    answer = small.noiselib("plan")
+    assert answer.code == 2, answer.err
+    assert f"{small.spec_file}:{line_of(small, 'uri:')}: target.catalog.uri: no URL of a database" in answer.err
+    assert "secret" not in answer.err
+
+
+def line_of(small: Small, key: str) -> int:
+    lines = small.spec_file.read_text().splitlines()
+    return next(number for number, line in enumerate(lines, start=1) if line.lstrip().startswith(key))
