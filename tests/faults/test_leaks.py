@@ -7,9 +7,14 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.dataset as ds
@@ -42,6 +47,9 @@ def forms(secret: bytes) -> dict[str, bytes]:
     }
 
 
+SCRATCH = "kept/"  # begins the names of scratch files
+
+
 @dataclass(frozen=True)
 class Secrets:
     """What to search for: keys by name, and values."""
@@ -55,6 +63,12 @@ class Secrets:
             f"{name} ({how})" for name, key in self.keys.items() for how, form in forms(key).items() if form in text
         ]
         return written + [value.decode() for value in self.values if value in text]
+
+    def found_in(self, texts: dict[str, bytes]) -> dict[str, list[str]]:
+        """What is found where. Spark may shuffle rows as they are: in its scratch files only keys are searched for."""
+        keys = replace(self, values=())
+        found = {name: (keys if name.startswith(SCRATCH) else self).found(text) for name, text in texts.items()}
+        return {name: what for name, what in found.items() if what}
 
 
 def secrets(small: Small) -> Secrets:
@@ -77,14 +91,51 @@ def canaries(home: Path) -> Small:
     return small
 
 
+@contextmanager
+def kept(scratch: Path, place: Path) -> Iterator[None]:
+    """Keep what is written below `scratch`, which Spark empties when it ends: each file gets a second name, in `place`."""
+    scratch.mkdir()
+    place.mkdir()
+    over, seen = threading.Event(), set[int]()
+
+    def keep() -> None:
+        for file in [file for file in scratch.rglob("*") if file.is_file()]:
+            with suppress(FileNotFoundError):  # it was removed, or renamed: then its new name is found the next time
+                number = file.stat().st_ino
+                if number not in seen:
+                    os.link(file, place / f"{number}-{file.name}")
+                    seen.add(number)
+
+    def work() -> None:
+        while not over.wait(0.01):
+            with suppress(FileNotFoundError):  # a folder of a folder that was removed
+                keep()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+PLAIN = {  # what is shuffled, spilled or broadcast is written as it is, so that a search can find something in it
+    "spark.shuffle.compress": "false",
+    "spark.shuffle.spill.compress": "false",
+    "spark.broadcast.compress": "false",
+    "spark.sql.shuffle.partitions": "2",
+}
+
+
 def logged(small: Small, environment: dict[str, str]) -> Watched:
-    """The pipeline's run as a command of its own, with Spark's event log kept."""
+    """The pipeline's run as a command of its own, with Spark's event log kept, and its scratch files and Python's."""
     events = small.home / "events"
     events.mkdir()
     conf = small.home / "spark.conf"
     conf.write_text(
         f"spark.eventLog.enabled true\nspark.eventLog.dir {events.as_uri()}\nspark.eventLog.compress false\n"
-        "spark.sql.shuffle.partitions 2\n"
+        + "".join(f"{name} {value}\n" for name, value in PLAIN.items())
     )
     told = (
         "--lineage",
@@ -94,7 +145,10 @@ def logged(small: Small, environment: dict[str, str]) -> Watched:
         "--log",
         "json",
     )
-    run = watched(small, environment, "--master", "local[1]", "--spark-conf", str(conf), *told)
+    scratch = small.home / "scratch"
+    environment = {"SPARK_LOCAL_DIRS": str(scratch), "TMPDIR": str(scratch)} | environment
+    with kept(scratch, small.home / "kept"):
+        run = watched(small, environment, "--master", "local[1]", "--spark-conf", str(conf), *told)
     assert len(run.commands) >= 3  # the driver, its Java, a worker
     return run
 
@@ -128,26 +182,43 @@ def test_nothing_that_a_run_writes_holds_a_key_or_a_raw_value(finished: tuple[Sm
         "_noiselib/",
         ".parquet as values",
         "stderr",
+        SCRATCH,
         *TOLD,
     )
     assert [kind for kind in kinds if not any(kind in name for name in texts)] == []
     assert any(b"SparkListenerSQLExecutionStart" in text for name, text in texts.items() if name.startswith("events/"))
-    for name, text in [
-        *texts.items(),
-        ("arguments", b"\n".join(run.commands)),
-        ("environments", b"\n".join(run.environments)),
-    ]:
-        assert hidden.found(text) == [], name
+    shown = {"arguments": b"\n".join(run.commands), "environments": b"\n".join(run.environments)}
+    assert hidden.found_in(texts | shown) == {}
+    shuffled = [text for name, text in texts.items() if name.startswith(SCRATCH) and "shuffle" in name]
+    row = small.rows[1]["id"][7].to_bytes(8, "little")  # as Spark lays out a row
+    assert any(row in text for text in shuffled)  # so they are what was shuffled, and can be searched
+
+
+PLACES = ["events/", "ledger.db", "run_results.json", "_noiselib/", "stderr", "stdout", SCRATCH, *TOLD]
 
 
 @pytest.mark.parametrize("how", forms(b"").keys())
-@pytest.mark.parametrize("kind", ["events/", "ledger.db", "run_results.json", "_noiselib/", "stderr", "stdout", *TOLD])
+@pytest.mark.parametrize("kind", PLACES)
 def test_the_search_finds_a_key_planted_there(finished: tuple[Small, Watched, Secrets], kind: str, how: str) -> None:
     small, _, hidden = finished
     name, text = next((name, text) for name, text in written(small).items() if kind in name)
     for key in ("master key", "column key amount", "pseudonym key"):
-        assert f"{key} ({how})" in hidden.found(text[:99] + forms(hidden.keys[key])[how] + text[99:]), name
-    assert hidden.found(text + NAME.encode()) == [NAME]
+        planted = {name: text[:99] + forms(hidden.keys[key])[how] + text[99:]}
+        assert f"{key} ({how})" in hidden.found_in(planted)[name]
+    assert hidden.found_in({name: text + NAME.encode()}) == ({} if kind == SCRATCH else {name: [NAME]})
+
+
+def test_the_search_finds_a_key_in_a_scratch_file_that_was_removed(tmp_path: Path) -> None:
+    """The planted leak: a file as a worker would leave it for a moment, in a folder that is gone afterwards."""
+    small = canaries(tmp_path)
+    hidden, scratch = secrets(small), tmp_path / "scratch"
+    with kept(scratch, tmp_path / "kept"):
+        (scratch / "blockmgr-1" / "0c").mkdir(parents=True)
+        (scratch / "blockmgr-1" / "0c" / "temp").write_bytes(b"rows" + hidden.keys["column key amount"] + b"rows")
+        (scratch / "blockmgr-1" / "0c" / "temp").rename(scratch / "blockmgr-1" / "0c" / "shuffle_0_0_0.data")
+        time.sleep(0.5)
+        shutil.rmtree(scratch / "blockmgr-1")
+    assert [*hidden.found_in(written(small)).values()] == [["column key amount (raw)"]]
 
 
 def test_a_key_in_the_environment_is_in_no_other_place(tmp_path: Path) -> None:
@@ -166,8 +237,7 @@ def test_a_key_in_the_environment_is_in_no_other_place(tmp_path: Path) -> None:
     assert hidden.found(b"\n".join(run.environments)) == [
         "master key (base64)"
     ]  # as the search must find it, and as it says above
-    for name, text in [*written(small).items(), ("arguments", b"\n".join(run.commands))]:
-        assert hidden.found(text) == [], name
+    assert hidden.found_in(written(small) | {"arguments": b"\n".join(run.commands)}) == {}
 
 
 BREAK = """
