@@ -9,7 +9,6 @@ docs/ledger.md says what is stored, and how a ledger is set up, migrated and ver
 """
 
 from noiselib.ledger.account import Budget, Memo, Preview, ReleaseRequest, preview, spent, worst_charges
-from noiselib.ledger.checks import at_work
 from noiselib.ledger.database import shown
 from noiselib.ledger.history import Verification
 from noiselib.ledger.holder import Holder
@@ -29,7 +28,6 @@ __all__ = [
     "ReleaseRequest",
     "ReserveResult",
     "Verification",
-    "at_work",
     "preview",
     "shown",
     "spent",

@@ -254,7 +254,7 @@ def test_what_is_lost_on_its_way_is_done_once(postgresql: PostgreSQL, proxy: Pro
 def step_again_is_harmless(ledger: Ledger, number: int) -> None:
     """By a process that was told nothing at all: a reservation resumes, and what is published stays."""
     if number < 5:
-        ledger.reserve(BUDGET, [request(1), request(2)], ME)
+        ledger.reserve(BUDGET, [request(1), request(2)], ME, settled={"r1"})
 
 
 def test_a_lost_reply_and_a_dead_process(postgresql: PostgreSQL, proxy: Proxy):
