@@ -114,7 +114,7 @@ def test_a_new_snapshot_spec_or_key_changes_a_pipeline_and_tags_do_not(chain: Ch
     assert set(standing(file_of("apart")).values()) == {"changed"}
     chain.specs["apart"]["columns"]["amount"]["epsilon"] = 1.0
     chain.write_specs()
-    (chain.home / "noise.key").write_text("AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=\n")
+    (chain.home / "noise.key").write_text("2GJ0nleK8bQH4hvx7Qe2ytIJpmVIBjlQVMeLgNF3jNE=\n")
     assert states("apart") == {"changed"}
 
 
