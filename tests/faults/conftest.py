@@ -7,8 +7,9 @@ faults.json, with how many tests passed and failed.
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from crashing import Count, Undisturbed, make_pipeline, outcome, restate
@@ -49,6 +50,25 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
 def reader() -> Iterator[Reader]:
     with Reader() as one:
         yield one
+
+
+@pytest.fixture
+def watched(reader, count: Count) -> Callable[[Small, list[str]], Callable[[], None]]:
+    """Has the reader look at a pipeline's target: what it saw is an ordered part of what is expected, up to the last."""
+
+    def watch(small: Small, expected: list[str]) -> Callable[[], None]:
+        reader.watch(small.spec["target"]["path"])
+
+        def end() -> None:
+            time.sleep(0.2)
+            seen, looks = reader.report()
+            assert seen == [one for one in expected if one in seen], seen
+            assert seen[-1] == expected[-1]
+            count(reads=looks)
+
+        return end
+
+    return watch
 
 
 @pytest.fixture(scope="session")

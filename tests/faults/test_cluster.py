@@ -11,13 +11,14 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from clusters import Cluster
-from crashing import Count, Outcome, Started, collected, make_pipeline, outcome, send, start, target_of, until
+from crashing import Count, Outcome, Started, collected, make_pipeline, outcome, restate, send, start, target_of, until
 from small_pipeline import SMALL_SCHEMA, Small
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
@@ -32,23 +33,38 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield one
 
 
+@dataclass(frozen=True)
+class ManyFiles:
+    """The pipeline, published and then restated as twenty files, and what a run in this process, on local[2], makes of it."""
+
+    restated: Small
+    first: Outcome
+    second: Outcome
+
+
 @pytest.fixture(scope="module")
-def many_files(tmp_path_factory: pytest.TempPathFactory, spark: object) -> tuple[Small, Outcome]:
-    """The pipeline, and what a run of it in this process, on local[2], comes to."""
+def many_files(tmp_path_factory: pytest.TempPathFactory, spark: object) -> ManyFiles:
     home = tmp_path_factory.mktemp("many_files")
     small = make_pipeline(home / "before", days=[1], size=FILES * 50)
+    assert small.noiselib("run").code == 0
+    first = outcome(small)
+    restate(small)
     table = pa.table(small.rows[1], schema=SMALL_SCHEMA)
     for number in range(FILES):
         pq.write_table(table.slice(number * 50, 50), small.home / "source" / "day=1" / f"part-{number}.parquet")
     after = small.copy(home / "after")
     answer = after.noiselib("run")
     assert answer.code == 0, answer.err
-    return small, outcome(after)
+    return ManyFiles(small, first, outcome(after))
 
 
 @pytest.fixture
-def small(many_files: tuple[Small, Outcome], tmp_path: Path) -> Small:
-    return many_files[0].copy(tmp_path / "small")
+def small(many_files: ManyFiles, tmp_path: Path, watched) -> Iterator[Small]:
+    """While a test works on it, a reader sees the old release, and then the new one."""
+    one = many_files.restated.copy(tmp_path / "small")
+    end = watched(one, [many_files.first.values, many_files.second.values])
+    yield one
+    end()
 
 
 def run_on(cluster: Cluster, small: Small, **settings: str) -> Started:
@@ -102,7 +118,7 @@ def test_an_executor_is_killed_while_tasks_write(cluster, small, many_files, cou
     assert run.wait() == 0, run.text()
     assert cluster.launched() - before >= 3  # two, and one in the place of the killed one
     assert events(small, "SparkListenerExecutorRemoved")
-    finished(small, many_files[1])
+    finished(small, many_files.second)
     count(kills=1, runs=1)
 
 
@@ -113,19 +129,20 @@ def test_a_worker_is_killed_with_its_python_workers(cluster, small, many_files, 
     cluster.kill_worker_of(cluster.executors()[0])
     assert run.wait() == 0, run.text()
     assert events(small, "SparkListenerExecutorRemoved")
-    finished(small, many_files[1])
+    finished(small, many_files.second)
     count(kills=1, runs=1)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_executors_are_killed_at_random_instants(cluster, many_files, tmp_path, count: Count):
+def test_executors_are_killed_at_random_instants(cluster, many_files, tmp_path, watched, count: Count):
     """An instant at which the run has no executor any more kills nothing: another one is drawn, for another run."""
     random_ = random.Random(SEED)
     lasts, killed, runs = 30.0, 0, 0  # how long executors live
     while killed < 5:
         assert until(lambda: not cluster.executors(), 60)  # of the run before
-        small = many_files[0].copy(tmp_path / str(runs))
+        small = many_files.restated.copy(tmp_path / str(runs))
+        end = watched(small, [many_files.first.values, many_files.second.values])
         run = run_on(cluster.two_workers(), small)
         assert until(lambda run=run: bool(cluster.executors()) or run.process.poll() is not None, 400), run.text()
         began = time.monotonic()
@@ -135,7 +152,8 @@ def test_executors_are_killed_at_random_instants(cluster, many_files, tmp_path, 
             send(alive[0], signal.SIGKILL)
         assert run.wait() == 0, run.text()
         lasts = time.monotonic() - began
-        finished(small, many_files[1])
+        end()
+        finished(small, many_files.second)
         killed, runs = killed + bool(alive), runs + 1
         assert runs <= 20
     count(kills=killed, runs=runs)
@@ -148,10 +166,10 @@ def test_the_driver_is_killed_while_tasks_write(cluster, small, many_files, coun
     wait_for_the_middle(small, run)
     run.kill(what)
     run.wait()
-    assert outcome(small).releases == {}
+    assert outcome(small).values == many_files.first.values
     again = run_on(cluster, small)  # at once, while the executors may still be writing
     assert again.wait() == 0, again.text()
-    finished(small, many_files[1])
+    finished(small, many_files.second)
     assert until(lambda: not cluster.executors(), 60)
     count(kills=1, runs=2)
 
@@ -180,7 +198,7 @@ def test_a_slow_task_and_its_speculative_copy(cluster, small, many_files, count:
     assert run.wait() == 0, run.text()
     copies = copies_of_writers(small)
     assert copies
-    finished(small, many_files[1])  # no row twice: its ids are distinct, and as many as the manifest says
+    finished(small, many_files.second)  # no row twice: its ids are distinct, and as many as the manifest says
     count(speculative_copies=len(copies), runs=1)
 
 

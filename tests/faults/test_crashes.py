@@ -11,7 +11,6 @@ import itertools
 import random
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,25 +41,6 @@ WITH_SPARK = ["after_inspect", "after_write", "while_staging", "after_stage", "a
 PUBLISHING = ["before_publish", "while_building", "before_swap", "after_swap", "after_publish", "after_commit"]
 CHECKS_FAIL = ["after_quarantine"]
 SEED = 20130101
-
-
-@pytest.fixture
-def watched(reader, count: Count) -> Callable[[Small, list[str]], Callable[[], None]]:
-    """Has the reader look at a pipeline's target: what it saw is an ordered part of what is expected, up to the last."""
-
-    def watch(small: Small, expected: list[str]) -> Callable[[], None]:
-        reader.watch(small.spec["target"]["path"])
-
-        def end() -> None:
-            time.sleep(0.2)
-            seen, looks = reader.report()
-            assert seen == [one for one in expected if one in seen], seen
-            assert seen[-1] == expected[-1]
-            count(reads=looks)
-
-        return end
-
-    return watch
 
 
 def check_state(small: Small, ids: list[str]) -> list[State]:

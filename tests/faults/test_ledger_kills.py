@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -23,7 +25,7 @@ from ledgers import BUDGET, CHARGE, execute, fork, request
 from ledgers_v1 import make_version_1
 from sqlalchemy.engine import make_url
 
-from noiselib.errors import LedgerError, OverBudget
+from noiselib.errors import LedgerError, OverBudget, ReleaseHeld
 from noiselib.ledger import Holder, Ledger
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
@@ -195,3 +197,46 @@ def is_migrated(url: str) -> bool:
             raise
         return False
     return True
+
+
+RESERVE = """
+import sys, time
+from ledgers import BUDGET, request
+from noiselib.ledger import Holder, Ledger
+Ledger.open(sys.argv[1]).reserve(BUDGET, [request(1)], Holder.current(), lease_seconds=float(sys.argv[2]))
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_who_was_killed_in_another_container_holds_until_its_lease_ends(ledger, url, count: Count):
+    """From here its processes cannot be seen, so that whether it lives is not known: its lease decides, by the ledger's clock."""
+    lease = 10.0
+    unshare = [
+        "unshare",
+        "--map-root-user",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        sys.executable,
+        "-c",
+        RESERVE,
+    ]
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
+    command = [*unshare, url, str(lease)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths}) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        held = time.monotonic()
+        other.kill()
+    with pytest.raises(ReleaseHeld, match="is held by process"):
+        ledger.reserve(BUDGET, [request(1)], Holder.current())
+    assert [release.release_id for release in ledger.at_work("flights")] == ["r1"]
+    while ledger.at_work("flights"):
+        assert time.monotonic() - held < 3 * lease
+        time.sleep(0.2)
+    assert time.monotonic() - held > lease - 5  # it was held before we were told
+    ledger.reserve(BUDGET, [request(1)], Holder.current())
+    assert [entry.event for entry in ledger.history()].count("reserved") == 1
+    count(kills=1)
