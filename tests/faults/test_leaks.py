@@ -154,8 +154,11 @@ def logged(small: Small, environment: dict[str, str]) -> Watched:
 
 
 def written(small: Small) -> dict[str, bytes]:
-    """Everything below the pipeline's folder but its source and its key: compressed files as they are and unpacked."""
-    own = (small.home / "source", small.home / "noise.key")
+    """Everything below the pipeline's folder but its source and its key: compressed files as they are and unpacked.
+
+    Java may still be removing its scratch files; what they were is kept.
+    """
+    own = (small.home / "source", small.home / "noise.key", small.home / "scratch")
     files = [f for f in small.home.rglob("*") if f.is_file() and not any(f == o or o in f.parents for o in own)]
     texts = {str(f.relative_to(small.home)): f.read_bytes() for f in files}
     texts |= {f"{n} unpacked": gzip.decompress(t) for n, t in texts.items() if n.endswith(".gz")}
