@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,14 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 PROJECT = Path(__file__).resolve().parents[2]
 SPARK_SUBMIT = Path(sys.executable).with_name("spark-submit")
 SECONDS = 15  # for a JVM to end on a busy machine; alone it takes one
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """Under nohup the tests, and all that they start, would ignore SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def check_interrupted(small: Small, undisturbed: Undisturbed, run: Started, name: str) -> None:
