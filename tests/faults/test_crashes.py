@@ -185,12 +185,12 @@ def kill_at_random(undisturbed, tmp_path: Path, watched, count: Count, kills: in
             assert code == (-signal.SIGKILL if alive else 0), run.text()
             check_state(small, [new_release(undisturbed)])
             killed += alive
-            count(kills=int(alive), runs=1)
+            count(kills=int(alive), random_instants=int(alive), runs=1)
         began = time.monotonic()
         fresh = observe(small, new_release(undisturbed)).staging == "none"
         finished(small, undisturbed)
         lasts = time.monotonic() - began if fresh else lasts  # how long a run takes here
-        count(runs=1, random_instants=1)
+        count(runs=1)
         end()
         chain += 1
 
