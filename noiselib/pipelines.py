@@ -74,8 +74,7 @@ def standing(file: Path) -> dict[str, str]:
     spec, plan, table = load_plan(file)
     releases = make_releases(plan, table, table.partitions, load_key(spec.key))
     target, known = open_target(spec), newest(spec)
-    seen = {manifest["partition"]: manifest["release_id"] for manifest in target.manifests()}
-    withdrawn = target.withdrawn()
+    seen, withdrawn = target.current_releases(), target.withdrawn()
     return {r.partition_text: _state(r, seen, withdrawn, known.get(r.partition_text), target) for r in releases}
 
 

@@ -28,7 +28,10 @@ class Watched:
 
 
 def watched(small: Small, environment: dict[str, str], *arguments: str, seconds: float = 600) -> Watched:
-    """Run the small pipeline in a session of processes of its own, looked at four times a second until it ends."""
+    """Run the small pipeline in a session of processes of its own, looked at four times a second until all of them end.
+
+    Java ends after the command, and closes its event log and removes its scratch files meanwhile.
+    """
     command = [sys.executable, "-m", "noiselib.cli", "run", str(small.spec_file), *arguments]
     command += ["--results", str(small.home / "run_results.json")]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYSPARK")}
@@ -40,6 +43,8 @@ def watched(small: Small, environment: dict[str, str], *arguments: str, seconds:
             if time.monotonic() > ends:
                 os.killpg(process.pid, 9)
             time.sleep(0.25)
+    while any(of_session(process.pid)) and time.monotonic() < ends:
+        time.sleep(0.1)
     seen.code, seen.out, seen.err = process.returncode, _text(small.home / "stdout"), _text(small.home / "stderr")
     return seen
 
@@ -63,10 +68,10 @@ def _proportional(place: Path) -> int:
 
 
 def of_session(leader: int) -> Iterator[Path]:
-    """The places in /proc of the processes of a session."""
+    """The places in /proc of the processes of a session that have not ended."""
     for place in Path("/proc").glob("[0-9]*"):
         fields = read(place / "stat").rpartition(b")")[2].split()
-        if len(fields) > 3 and int(fields[3]) == leader:
+        if len(fields) > 3 and int(fields[3]) == leader and fields[0] != b"Z":
             yield place
 
 

@@ -21,9 +21,8 @@ IDLE_SECONDS = 60.0  # the host of a writer may vanish without a word: PostgreSQ
 # A statement may wait for several locks, one after the other, so the limit of each wait is none of the whole. All that
 # runs ask for takes a fraction of a second once it need not wait.
 STATEMENT_SECONDS = 60.0
-WHOLE_SECONDS = (
-    3600.0  # to read or migrate the whole of a history, once its lock is held: ten million entries, far away
-)
+# To read or migrate the whole of a history, once its lock is held: ten million entries, far away.
+WHOLE_SECONDS = 3600.0
 _EXAMPLES = "sqlite:///path/to/ledger.db or postgresql+psycopg://user@host/database"
 
 

@@ -100,8 +100,7 @@ def prepare(
     key = load_key(spec.key)
     releases = make_releases(plan, table, choose_partitions(table, wanted), key, snapshot)
     target = open_target(spec)
-    demand_own(target, spec)
-    run = Run(spec_file, spec, plan, table, target, releases, say, target.current_releases())
+    run = Run(spec_file, spec, plan, table, target, releases, say, demand_own(target, spec))
     noised = len(plan.noised)
     run.tell("plan", f"{spec.pipeline}: {len(releases)} releases, {noised} noised columns{pinned(table)}",
              releases=len(releases), noised_columns=noised, source_version=table.version)  # fmt: skip

@@ -172,9 +172,8 @@ def publish(run: Run, ledger: Ledger | None) -> None:
             )
     manifests = {release.id: make_manifest(run, release) for release in ready}
     still_held(run, ledger, ready)
-    run.target.demand_unmoved(
-        ready, run.before
-    )  # sooner than under the lock: publishing that began is charged for ever
+    # Also before it is asked under the lock: publishing that has begun is charged for ever.
+    run.target.demand_unmoved(ready, run.before)
     for release in ready:
         if ledger is not None and ledger_state(ledger, release) != "published":
             ledger.begin_publish(release.id, run.holder)

@@ -10,7 +10,7 @@ from pathlib import Path
 from noiselib import spec as s
 from noiselib.errors import NoiselibError
 from noiselib.targets.parquet import ParquetTarget
-from noiselib.targets.target import MANIFESTS, Target
+from noiselib.targets.target import MANIFESTS, Target, by_partition
 
 __all__ = ["MANIFESTS", "Target", "demand_own", "open_path", "open_target"]
 
@@ -38,11 +38,16 @@ def open_path(path: str) -> Target:
     return ParquetTarget(path, None)
 
 
-def demand_own(target: Target, spec: s.PipelineSpec) -> None:
-    """Raises NoiselibError if what the target holds is another pipeline's, or partitioned otherwise: before anything is spent."""
-    for manifest in target.manifests():
+def demand_own(target: Target, spec: s.PipelineSpec) -> dict[str, str]:
+    """The release that is current in each partition, by its text.
+
+    Raises NoiselibError if what the target holds is another pipeline's, or partitioned otherwise: before anything is spent.
+    """
+    manifests = target.manifests()
+    for manifest in manifests:
         if manifest["pipeline"] != spec.pipeline or manifest["partition_by"] != spec.source.partition_by:
             raise NoiselibError(
                 f"target {target}: holds a release of pipeline {manifest['pipeline']}, partitioned by {manifest['partition_by']}; "
                 f"expected a target of its own for {spec.pipeline}, partitioned by {spec.source.partition_by}"
             )
+    return by_partition(manifests)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class Target(Workspace):
 
     def current_releases(self) -> dict[str, str]:
         """The release that is published now, of each partition by its text."""
-        return {manifest["partition"]: manifest["release_id"] for manifest in self.manifests()}
+        return by_partition(self.manifests())
 
     def demand_unmoved(self, releases: Sequence[Release], before: Mapping[str, str]) -> None:
         """Raises NoiselibError if what is current in a partition of `releases` is no longer what it was `before`: another run
@@ -122,6 +122,11 @@ class Target(Workspace):
                 f"release {release.id[:12]}: no longer staged in {data} as it was checked; nothing is published, run again"
             )
         return [data / name for name in there]
+
+
+def by_partition(manifests: Iterable[Manifest]) -> dict[str, str]:
+    """The release of each partition, by its text."""
+    return {manifest["partition"]: manifest["release_id"] for manifest in manifests}
 
 
 def local_path(path: str, kind: str) -> Path:

@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ import pyarrow.dataset as ds
 import pytest
 from processes import Watched, watched
 from pyspark.sql import SparkSession
+from repeating import repeating
 from small_pipeline import Small, make_small
 
 from noiselib.errors import SpecError
@@ -96,28 +96,24 @@ def kept(scratch: Path, place: Path) -> Iterator[None]:
     """Keep what is written below `scratch`, which Spark empties when it ends: each file gets a second name, in `place`."""
     scratch.mkdir()
     place.mkdir()
-    over, seen = threading.Event(), set[int]()
+    seen = set[int]()
+
+    def link(file: Path) -> None:
+        number = file.stat().st_ino
+        if number not in seen:
+            os.link(file, place / f"{number}-{file.name}")
+            seen.add(number)
 
     def keep() -> None:
-        for file in [file for file in scratch.rglob("*") if file.is_file()]:
-            with suppress(FileNotFoundError):  # it was removed, or renamed: then its new name is found the next time
-                number = file.stat().st_ino
-                if number not in seen:
-                    os.link(file, place / f"{number}-{file.name}")
-                    seen.add(number)
+        with suppress(FileNotFoundError):  # a folder of a folder that was removed
+            for file in [file for file in scratch.rglob("*") if file.is_file()]:
+                with suppress(
+                    FileNotFoundError
+                ):  # it was removed, or renamed: then its new name is found the next time
+                    link(file)
 
-    def work() -> None:
-        while not over.wait(0.01):
-            with suppress(FileNotFoundError):  # a folder of a folder that was removed
-                keep()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
+    with repeating(keep, lambda: 0.01):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 PLAIN = {  # what is shuffled, spilled or broadcast is written as it is, so that a search can find something in it

@@ -9,10 +9,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 
 import pytest
 from ledgers import BUDGET, ME, PostgreSQL, execute, in_process, request
+from repeating import repeating
 from sqlalchemy.engine import make_url
 
 from noiselib.errors import LedgerError
@@ -69,22 +70,10 @@ def check_walked(ledger: Ledger, names: int) -> None:
     assert ledger.verify().problems == ()
 
 
-@contextmanager
-def meanwhile(disturb: Callable[[], None], pause: tuple[float, float]) -> Iterator[None]:
+def meanwhile(disturb: Callable[[], None], pause: tuple[float, float]) -> AbstractContextManager[None]:
     """Disturb at random instants until the block ends."""
-    over, chance = threading.Event(), random.Random(5)
-
-    def run() -> None:
-        while not over.wait(chance.uniform(*pause)):
-            disturb()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    chance = random.Random(5)
+    return repeating(disturb, lambda: chance.uniform(*pause))
 
 
 @pytest.mark.parametrize("ended", [20, pytest.param(300, marks=pytest.mark.long)])
