@@ -85,7 +85,8 @@ def test_two_publishers_of_disjoint_partitions(undisturbed, tmp_path, count: Cou
 
 def waits_for_a_lock(pid: int) -> bool:
     """Whether the process, which is not the one that has it, has opened the publishing lock."""
-    return any(os.readlink(file).endswith("/publish.lock") for file in Path(f"/proc/{pid}/fd").iterdir())
+    # realpath, unlike readlink, does not mind a file that the process has closed since it was listed.
+    return any(os.path.realpath(file).endswith("/publish.lock") for file in Path(f"/proc/{pid}/fd").iterdir())
 
 
 @pytest.mark.long
