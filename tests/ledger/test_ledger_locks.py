@@ -102,11 +102,14 @@ def telling(work: Callable[[], str]) -> Callable[[], str]:
 
 
 def test_a_migration_waits_for_a_reader_and_holds_nothing_that_it_reads(place, postgresql: PostgreSQL):
-    with (
-        Ledger.open(place) as ledger,
-        beside(lambda: Ledger.migrate(place)) as migrated,
-        ledger._reading() as connection,
-    ):
+    begun = threading.Event()
+
+    def migrate() -> tuple[str, str]:
+        assert begun.wait(30)
+        return Ledger.migrate(place)
+
+    with Ledger.open(place) as ledger, beside(migrate) as migrated, ledger._reading() as connection:
+        begun.set()
         until_waiting(postgresql)
         connection.execute(sa.text("SET LOCAL lock_timeout = 2000"))
         for table in (schema.releases, schema.history, schema.budgets, schema.memos):
