@@ -35,7 +35,7 @@ def make_dag(pipeline: Pipeline) -> None:
     ):
         common = common_arguments(pipeline)
         success = Notice(pipeline, succeeded=True) if schedule.notify else None
-        outlets = [Asset(uri=pipeline.target)] if pipeline.target else []
+        outlets = [Asset(uri=uri) for uri in (pipeline.target, pipeline.table) if uri]
         tasks = [
             Command(task_id="plan", **common),
             *(spark_step(pipeline, step, common) for step in STEPS),

@@ -21,8 +21,6 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from pipeline_specs import PROJECT, Pipeline
 
 FINAL = {2: "bad usage or spec", 3: "checks failed, quarantined", 4: "over budget"}  # exit codes that no retry changes
-
-
 SPARK_CONF = str(PROJECT / os.environ["NOISELIB_SPARK_CONF"]) if os.environ.get("NOISELIB_SPARK_CONF") else None
 
 
@@ -52,11 +50,20 @@ def partition_of(pipeline: Pipeline, context: Any) -> str | None:
     return "/".join(f"{column}={quote(logical_date.strftime(text))}" for column, text in patterns.items())
 
 
+def partitions_of(pipeline: Pipeline, step: str, context: Any) -> list[str]:
+    """Those that a task works on; empty for a table without any. A run about all partitions is about those that its plan
+    found: one that the source has gained since then is the next run's.
+    """
+    if partition := partition_of(pipeline, context):
+        return [partition]
+    planned = context["ti"].xcom_pull(task_ids="plan") if step != "plan" else None
+    return list(filter(None, (planned or {"arguments": []})["arguments"]))
+
+
 def arguments(pipeline: Pipeline, step: str, context: Any) -> list[str]:
-    partition = partition_of(pipeline, context)
     return [
         str(pipeline.file),
-        *(["--partition", partition] if partition else []),
+        *[word for partition in partitions_of(pipeline, step, context) for word in ("--partition", partition)],
         *["--directory", str(PROJECT)],  # a task runs in a folder of Airflow's, but the spec's paths are ours
         *(["--results", f"run_results/{pipeline.name}/{step}.json"] if step not in ("plan", "report") else []),
     ]
@@ -150,11 +157,12 @@ class Command(BaseOperator):
 def plan_shown(plan: dict[str, Any], say: Any) -> dict[str, Any]:
     """What a run would cost. The plan counts every release as new: what is published already costs nothing again."""
     named = [entry["partition"] or "whole table" for entry in plan["partitions"]]
+    arguments = [entry["argument"] for entry in plan["partitions"]]
     rows = sum(entry["rows"] for entry in plan["partitions"])
     say("%s: %d releases, %d rows: %s", plan["pipeline"], len(named), rows, ", ".join(named))
     if plan["charge"] is None:
         say("purpose %s: no privacy claim, nothing to pay", plan["purpose"])
-        return {"partitions": named, "rows": rows, "charge": None, "budget": None}
+        return {"partitions": named, "arguments": arguments, "rows": rows, "charge": None, "budget": None}
     charge, budget = plan["charge"], plan["budget"]
     say("charge of one release: epsilon %.4g at delta %g", charge["epsilon"], charge["delta"])
     outlook = "fits" if budget["fits"] else "OVER BUDGET, unless these releases are paid for already"
@@ -163,6 +171,7 @@ def plan_shown(plan: dict[str, Any], say: Any) -> dict[str, Any]:
     say("after this run, if all of it is new: %.4g: %s", budget["after_run_if_all_new"], outlook)
     return {
         "partitions": named,
+        "arguments": arguments,  # for the tasks that follow
         "rows": rows,
         "charge": {name: charge[name] for name in ("epsilon", "delta")},
         "budget": {name: budget[name] for name in ("name", "spent", "remaining", "after_run_if_all_new", "fits")},

@@ -5,6 +5,7 @@ from typing import Any
 
 import requests
 from airflow.sdk import BaseHook, BaseNotifier
+from airflow.sdk.exceptions import AirflowException
 from noise_tasks import OverBudget
 from pipeline_specs import Pipeline
 
@@ -44,5 +45,9 @@ class Notice(BaseNotifier):
         }
         scheme, _, connection = self.notify_about["url"].partition(":")
         url = BaseHook.get_connection(connection).password if scheme == "airflow" else self.notify_about["url"]
-        requests.post(url, json=notice, timeout=TIMEOUT_SECONDS).raise_for_status()
+        try:
+            requests.post(url, json=notice, timeout=TIMEOUT_SECONDS).raise_for_status()
+        except requests.RequestException as error:  # whose text quotes the address, which may be a secret
+            answer = "" if error.response is None else f", status {error.response.status_code}"
+            raise AirflowException(f"notice not sent: {type(error).__name__}{answer}") from None
         self.log.info("notice sent: %s of %s", event, self.pipeline)

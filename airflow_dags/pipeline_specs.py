@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
+from airflow.sdk import Asset
 from croniter import croniter
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -47,6 +49,7 @@ class Pipeline:
     file: Path
     source: str | None  # URIs of the tables, by which assets are known
     target: str | None
+    table: str | None  # the target under its name in Spark's catalog
     key_connection: str | None  # of a key that Airflow holds
     schedule: Schedule
 
@@ -86,10 +89,14 @@ def read_pipeline(file: Path) -> Pipeline:
         raise ValueError(f"pipeline is {name!r}; expected a name like {NAME}")
     schedule = read_schedule(spec.get("schedule") or {})
     source, target = (table_uri(spec.get(table)) for table in ("source", "target"))
+    named = spec["target"].get("table") if isinstance(spec.get("target"), dict) else None
+    table = table_uri({"path": named, "format": "table"})
+    for uri in filter(None, (source, target, table)):
+        Asset(uri=uri)  # raises ValueError for what cannot be one
     if schedule.every == "source" and source is None:
         raise ValueError("schedule.every is 'source'; expected a source with a path")
     scheme, _, connection = str(spec.get("key")).partition(":")
-    return Pipeline(name, file, source, target, connection if scheme == "airflow" else None, schedule)
+    return Pipeline(name, file, source, target, table, connection if scheme == "airflow" else None, schedule)
 
 
 def read_parts(file: Path) -> dict[str, Any]:
@@ -104,16 +111,28 @@ def read_parts(file: Path) -> dict[str, Any]:
 
 
 def table_uri(table: Any) -> str | None:
-    """A table's URI: that of its path; `noiselib://table/` and its name for one in a catalog, whatever its format."""
+    """A table's URI: that of its path; `noiselib://table/` and its name for one in Spark's catalog, after its own catalog's
+    for one of Iceberg.
+    """
     path = table.get("path") if isinstance(table, dict) else None
     if not isinstance(path, str):
         return None
-    if table.get("format") in ("iceberg", "table"):
-        return f"noiselib://table/{path}"
+    if table.get("format") == "table":
+        return f"noiselib://table/{path.removeprefix('spark_catalog.')}"
+    if table.get("format") == "iceberg":
+        return f"noiselib://table/{catalog_label(table.get('catalog'))}/{path}"
     uri = path if "://" in path else (PROJECT / path).as_uri()
     if len(uri) > LONGEST_URI:
         raise ValueError(f"path {path[:40]!r}...: makes a URI of {len(uri)} letters; expected at most {LONGEST_URI}")
     return uri
+
+
+def catalog_label(catalog: Any) -> str:
+    """Tells catalogs of Iceberg apart, in one part of a URI and without a password, as noiselib/address.py does."""
+    if not isinstance(catalog, dict):
+        return str(catalog or "default")
+    uri, name = re.sub("(://[^:/@]*):[^/]*@", r"\1@", str(catalog.get("uri"))), catalog.get("name", "default")
+    return quote(uri if name == "default" else f"{uri}#{name}", safe="")
 
 
 def read_schedule(given: Any) -> Schedule:

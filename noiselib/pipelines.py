@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from noiselib.address import address_of, in_session
 from noiselib.errors import SpecError
 from noiselib.key import load_key
 from noiselib.ledger import Ledger
@@ -38,14 +39,8 @@ def _read(file: Path) -> Pipeline:
         spec, _ = load_spec(file)
     except SpecError as error:
         return Pipeline(file.stem, file, problem=str(error))
-    source, target, table = spec.source.path, spec.target.path, in_session(spec.target.table or "")
-    source = in_session(source) if spec.source.format == "table" else source
-    return Pipeline(spec.pipeline, file, tuple(spec.tags), spec.purpose, source, target, table=table)
-
-
-def in_session(table: str) -> str:
-    """The name of a table in the session's own catalog, however it was given."""
-    return table.removeprefix("spark_catalog.")
+    targets = [address_of(spec.target), *([in_session(spec.target.table)] if spec.target.table else [])]
+    return Pipeline(spec.pipeline, file, tuple(spec.tags), spec.purpose, address_of(spec.source), tuple(targets))
 
 
 def _twice(one: Pipeline, found: list[Pipeline]) -> Pipeline:

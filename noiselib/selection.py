@@ -23,6 +23,7 @@ from noiselib.errors import NoiselibError, SpecError, choice
 
 METHODS = ("name", "path", "purpose", "state", "tag")
 STATES = ("changed", "failed", "new")
+Address = tuple[str, str]  # of a table: see address.py
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,9 @@ class Pipeline:
     file: Path
     tags: tuple[str, ...] = ()
     purpose: str = ""
-    source: str = ""
-    target: str = ""
+    source: Address | None = None
+    targets: tuple[Address, ...] = ()  # of one table: its path or name, and its name in Spark's catalog if it has one
     problem: str | None = None
-    table: str = ""  # of the target, in Spark's catalog
 
 
 Graph = Mapping[str, tuple[str, ...]]  # name -> the names of those that it depends on
@@ -52,11 +52,11 @@ class Project:
     @cached_property
     def graph(self) -> Graph:
         """Who depends on whom: on every pipeline that publishes the table which it reads."""
-        makers: defaultdict[str, list[str]] = defaultdict(list)
+        makers: defaultdict[Address, list[str]] = defaultdict(list)
         for one in self.pipelines:
-            for made in filter(None, (one.target, one.table)):
-                makers[place(made)].append(one.name)
-        return {one.name: tuple(makers[place(one.source)] if one.source else ()) for one in self.pipelines}
+            for made in one.targets:
+                makers[made].append(one.name)
+        return {one.name: tuple(makers[one.source] if one.source else ()) for one in self.pipelines}
 
 
 @dataclass(frozen=True)
@@ -171,11 +171,6 @@ def _known(term: Term, one: Pipeline) -> tuple[str, ...]:
 
 
 # ---- the graph -------------------------------------------------------------------------------------------------------
-
-
-def place(path: str) -> str:
-    """Where a table lies, written one way only."""
-    return os.path.abspath(path.removeprefix("file://"))
 
 
 def upstream(graph: Graph, names: Collection[str], steps: int | None = None) -> set[str]:

@@ -72,9 +72,9 @@ def tell_published(small: Small, conf: Path, spark: SparkSession, answers: dict[
     small.spec["target"] = {"path": str(small.home / "its own"), "table": "features.published"}
     small.spec["source"] = {"path": str(small.home / "source"), "partition_by": ["day"]}
 
-    def run(name: str, *arguments: str) -> None:
+    def run(name: str, *arguments: str, command: str = "run") -> None:
         small.write_spec()
-        answer = small.noiselib("run", "--json", "--spark-conf", str(conf), *arguments)
+        answer = small.noiselib(command, "--json", "--spark-conf", str(conf), *arguments)
         answers[name] = [answer.code, answer.out, answer.err]
 
     def seen(name: str) -> None:
@@ -89,6 +89,7 @@ def tell_published(small: Small, conf: Path, spark: SparkSession, answers: dict[
     small.spec["columns"]["amount"]["epsilon"] = 0.5
     small.spec["target"]["table"] = "features.small"
     run("publish to another's")
+    run("reserve for another's", command="reserve")
     small.spec["target"]["table"] = "nowhere.published"
     run("publish to no database")
 

@@ -26,11 +26,11 @@ from openlineage.client.facet_v2 import (
 )
 from openlineage.client.uuid import generate_new_uuid
 
+from noiselib.address import address_of
 from noiselib.column_plan import ColumnPlan
 from noiselib.column_spec import CorrelatedGaussian
 from noiselib.plan import Plan, describe_column, relation
 from noiselib.release import Release, budget_of
-from noiselib.spec import Table, Target
 
 FACETS = "urn:noiselib:openlineage-facets:1-0-0"  # the $id of openlineage_facets.json
 TREATMENTS = {
@@ -41,6 +41,7 @@ TREATMENTS = {
     "noised_with": "noised",
 }
 SEEN = ("published", "unchanged")  # by readers
+UNHEARD = {"status": "planned", "rows": None}  # of a release that the results say nothing of
 
 
 @attr.define
@@ -88,7 +89,7 @@ class Lineage:
     def ended(self, results: Mapping[str, Any]) -> list[ol.RunEvent]:
         """`results`: what run_results.json holds."""
         found = {entry["release_id"]: entry for entry in results["releases"]}
-        return [self._ended(release, found[release.id], results) for release in self.releases]
+        return [self._ended(release, found.get(release.id, UNHEARD), results) for release in self.releases]
 
     def _ended(self, release: Release, entry: Mapping[str, Any], results: Mapping[str, Any]) -> ol.RunEvent:
         status = entry["status"]
@@ -122,7 +123,7 @@ class Lineage:
 
     def _input(self, release: Release) -> ol.InputDataset:
         facets = {"schema": _schema(self.schema), "version": _version(release.snapshot)}
-        return ol.InputDataset(*dataset_of(self.plan.spec.source), facets=facets)
+        return ol.InputDataset(*address_of(self.plan.spec.source), facets=facets)
 
     def _outputs(self, state: ol.RunState, release: Release, status: str, rows: int | None) -> list[ol.OutputDataset]:
         """The target: where the command publishes, and unless it ended without readers seeing the release."""
@@ -137,7 +138,7 @@ class Lineage:
         if state != ol.RunState.START:
             facets["version"] = _version(release.id)
             counted["outputStatistics"] = output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(rows)
-        return [ol.OutputDataset(*dataset_of(self.plan.spec.target), facets=facets, outputFacets=counted)]
+        return [ol.OutputDataset(*address_of(self.plan.spec.target), facets=facets, outputFacets=counted)]
 
     def _columns(self) -> column_lineage_dataset.ColumnLineageDatasetFacet:
         """Every published column with those of the source that its values come from."""
@@ -153,7 +154,7 @@ class Lineage:
         how = column_lineage_dataset.Transformation(
             "DIRECT", "IDENTITY" if kept else "TRANSFORMATION", description, masking=not kept
         )
-        space, name = dataset_of(self.plan.spec.source)
+        space, name = address_of(self.plan.spec.source)
         return column_lineage_dataset.Fields(
             [column_lineage_dataset.InputField(space, name, field, [how]) for field in self._inputs(column)]
         )
@@ -186,13 +187,6 @@ def _treated(column: ColumnPlan, claimed: bool) -> dict[str, Any]:
         entry |= {"epsilon": told["epsilon"], "delta": told.get("delta") or 0.0, "sampler_delta": told["sampler_delta"]}
         entry["guarantee"] = told["guarantee"]
     return entry
-
-
-def dataset_of(table: Table | Target) -> tuple[str, str]:
-    """A table's namespace and name: by OpenLineage's convention for local files, else the table's name in its catalog."""
-    if table.format in ("iceberg", "table"):
-        return "noiselib://table", table.path
-    return "file", os.path.abspath(table.path.removeprefix("file://"))
 
 
 def _schema(columns: Sequence[tuple[str, str]]) -> schema_dataset.SchemaDatasetFacet:

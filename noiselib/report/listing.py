@@ -26,8 +26,8 @@ def _entry(pipeline: Pipeline, depends_on: Sequence[str]) -> dict[str, Any]:
         "broken": pipeline.problem is not None,
         "tags": list(pipeline.tags),
         "purpose": pipeline.purpose or None,
-        "source": pipeline.source or None,
-        "target": pipeline.target or None,
+        "source": None,
+        "target": None,
         "depends_on": list(depends_on),
         "partitions": None,
         "last_published": None,
@@ -37,6 +37,7 @@ def _entry(pipeline: Pipeline, depends_on: Sequence[str]) -> dict[str, Any]:
     if pipeline.problem is not None:
         return entry
     spec, _ = load_spec(pipeline.file)
+    entry |= {"source": spec.source.path, "target": spec.target.path}
     try:
         manifests = open_target(spec).manifests()
         entry["last_published"] = max((manifest["published"] for manifest in manifests), default=None)

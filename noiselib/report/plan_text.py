@@ -14,7 +14,7 @@ from noiselib.ledger import Budget, Ledger, Preview, ReleaseRequest, preview
 from noiselib.pipelines import load_plan
 from noiselib.plan import Plan, describe_column, relation
 from noiselib.release import budget_of, make_release, request
-from noiselib.snapshot import Locate, Partition, choose_partitions, partition_text
+from noiselib.snapshot import Locate, Partition, choose_partitions, partition_argument, partition_text
 from noiselib.spec import PipelineSpec
 from noiselib.targets import open_target
 
@@ -44,7 +44,10 @@ def planned(
         "source_version": table.version,
         "target": spec.target.path,
         "columns": [describe_column(column, typical) for column in plan.columns],
-        "partitions": [{"partition": partition_text(p), "rows": n} for p, n in zip(partitions, rows, strict=True)],
+        "partitions": [
+            {"partition": partition_text(p), "argument": partition_argument(p), "rows": n}
+            for p, n in zip(partitions, rows, strict=True)
+        ],
         "rows_per_release": typical,
     }
     if spec.privacy is None:

@@ -26,6 +26,7 @@ from noiselib.snapshot.table import (
     TableMetadata,
     choose_partitions,
     is_wanted,
+    partition_argument,
     partition_text,
 )
 
@@ -40,6 +41,7 @@ __all__ = [
     "choose_partitions",
     "fingerprint",
     "is_wanted",
+    "partition_argument",
     "partition_text",
     "read_metadata",
     "read_source",

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from noiselib.errors import InputError, SpecError
 from noiselib.yaml_text import Positions
@@ -45,6 +46,13 @@ class TableMetadata:
 def partition_text(partition: Partition) -> str:
     """`month=3` or `year=2013/month=3`; empty for a table without partitions."""
     return "/".join(f"{name}={NULL_PARTITION if value is None else value}" for name, value in partition)
+
+
+def partition_argument(partition: Partition) -> str:
+    """As `--partition` takes it: values escaped as in directory names, so that one may hold a slash."""
+    return partition_text(
+        tuple((name, NULL_PARTITION if value is None else quote(str(value), safe="")) for name, value in partition)
+    )
 
 
 def in_order(name: str, partitions: Iterable[Partition]) -> tuple[Partition, ...]:

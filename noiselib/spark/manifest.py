@@ -111,7 +111,7 @@ def _shown(run: Run, release: Release, run_status: str) -> tuple[dict[str, Any] 
     """What is published and what is staged of the release. A target that does not answer may be why the run has failed."""
     try:
         return run.target.manifest(release.id), run.target.staged(release.id)
-    except NoiselibError:
+    except (NoiselibError, OSError):
         if run_status == "success":
             raise
         return None, None

@@ -23,7 +23,7 @@ def walk(run: Run, spark: OpenSpark, steps: Sequence[str] = ("perturb", "check",
                 must_be_staged(run, release)
     if any(run.settled(release) is None for release in run.releases):
         run.target.prove(run.plan.published, run.spec.source.partition_by)
-        if "perturb" in steps and (name := run.spec.target.table):
+        if (not steps or "perturb" in steps) and (name := run.spec.target.table):
             prove_name(spark(), run.target, [column for column, _ in run.plan.published], name)
     with ExitStack() as held:
         with run.taking("reserve"):

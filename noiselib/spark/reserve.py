@@ -36,6 +36,7 @@ def reserved(run: Run) -> Iterator[Ledger | None]:
             for release in run.releases:
                 run.status[release.id] = _state(run, ledger, release, settled.get(release.id))
             added, after = run.reserved.added, run.reserved.epsilon_after
+            _tell_left_behind(run, ledger)
             run.tell("reserve", f"{added:.4g} epsilon added to budget {budget.name}: {after:.4g} of {budget.epsilon:g} "
                      f"at delta {budget.delta:g}", budget=budget.name, epsilon_added=added, epsilon_spent=after,
                      epsilon_limit=budget.epsilon, delta=budget.delta)  # fmt: skip
@@ -73,6 +74,23 @@ def _demand_original_key(run: Run, ledger: Ledger) -> None:
                 f"({release.partition_text or 'whole table'}) was begun under {known.request.key_id} and is not finished; "
                 f"expected that key, or: noiselib ledger abandon {run.spec_file} --release {known.release_id[:12]}"
             )
+
+
+def _tell_left_behind(run: Run, ledger: Ledger) -> None:
+    """A source that was restated, or a spec that was changed, before its release was made leaves a charge for nothing."""
+    mine = {release.partition_text for release in run.releases}
+    ids = {release.id for release in run.releases}
+    at_work = {release.release_id for release in ledger.at_work(run.spec.pipeline)}
+    for known in ledger.releases(run.spec.pipeline):
+        unmade = (
+            known.state in ("reserved", "staged")
+            and known.release_id not in ids | at_work
+            and known.publish_began is None
+        )
+        if unmade and known.request.partition in mine:
+            what = f"release {known.release_id[:12]} ({known.request.partition or 'whole table'}), of another source or spec"
+            undo = f"noiselib ledger abandon {run.spec_file} --release {known.release_id[:12]}"
+            run.tell("reserve", f"{what}, was charged and not published; to give it up: {undo}", level="warning")
 
 
 @contextmanager

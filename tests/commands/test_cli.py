@@ -101,13 +101,15 @@ def test_plan_says_what_becomes_of_each_column_and_what_it_costs(small: Small):
 def test_plan_as_json_says_the_same(small: Small):
     plan = small.noiselib("plan", "--json").json
     assert [column["column"] for column in plan["columns"]] == ["id", "name", "color", "amount", "count", "day"]
-    assert plan["partitions"] == [{"partition": f"day={day}", "rows": 200} for day in (1, 2, 3)]
+    assert plan["partitions"] == [
+        {"partition": f"day={day}", "argument": f"day={day}", "rows": 200} for day in (1, 2, 3)
+    ]
     assert plan["charge"]["pure"]["epsilon"] == 3
     assert plan["charge"]["epsilon"] == pytest.approx(3, abs=1e-3)
     assert plan["budget"]["limit"] == {"epsilon": 8.0, "delta": 1e-5}
     assert plan["budget"]["fits"]
     one = small.noiselib("plan", "--json", "--partition", "day=2").json
-    assert one["partitions"] == [{"partition": "day=2", "rows": 200}]
+    assert one["partitions"] == [{"partition": "day=2", "argument": "day=2", "rows": 200}]
     assert one["charge"] == plan["charge"]
 
 

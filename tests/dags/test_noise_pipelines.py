@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.dataset as ds
 import pytest
 import yaml
-from orchestrator import PROJECT, Airflow
+from orchestrator import BIN, PROJECT, Airflow
 
 from noiselib.cli import main
 from noiselib.key import create_key_file
@@ -106,16 +106,58 @@ def test_a_pipeline_waits_for_its_source(airflow: Airflow) -> None:
         "third": "pipeline: third\nsource: {path: 's3://d/e'}\ntarget: {path: f}\nschedule: {every: source, pool: mine}",
         "fourth": "pipeline: fourth\nsource: {path: g.h, format: table}\ntarget: {path: h.i, format: iceberg}\n"
         "schedule: {every: source}",
+        "mirror": "pipeline: mirror\nsource: {path: h.i, format: iceberg, catalog: mine}\nschedule: {every: source}\n"
+        "target: {path: h.i, format: iceberg, catalog: {uri: 'postgresql+psycopg://me:secret@host/c', warehouse: w}}",
+        "named": "pipeline: named\nsource: {path: x}\ntarget: {path: y, table: spark_catalog.g.h}",
     }
     for name, text in texts.items():
         (airflow.pipelines / f"{name}.yaml").write_text(text)
     loaded = airflow.load_dags()
     assert loaded["errors"] == {}
     dags = loaded["dags"]
+    # as noiselib/address.py has it
+    there = "noiselib://table/postgresql%2Bpsycopg%3A%2F%2Fme%40host%2Fc/h.i"
+    assert (dags["mirror"]["assets"], dags["mirror"]["outlets"]) == (["noiselib://table/mine/h.i"], [there])
+    assert dags["named"]["outlets"] == [(PROJECT / "y").as_uri(), *dags["fourth"]["assets"]]
     assert dags["second"]["assets"] == dags["first"]["outlets"] == [(PROJECT / "b").as_uri()]
     assert (dags["third"]["assets"], dags["third"]["pools"]) == (["s3://d/e"], ["mine"])
-    assert (dags["fourth"]["assets"], dags["fourth"]["outlets"]) == (["noiselib://table/g.h"], ["noiselib://table/h.i"])
+    assert (dags["fourth"]["assets"], dags["fourth"]["outlets"]) == (
+        ["noiselib://table/g.h"],
+        ["noiselib://table/default/h.i"],
+    )
     assert dags["first"]["schedule"] is None
+
+
+def test_a_run_about_all_partitions_is_about_those_that_its_plan_found(airflow: Airflow) -> None:
+    """One that the source gains between two tasks has not been reserved, or not been drawn."""
+    (airflow.pipelines / "p.yaml").write_text("pipeline: p")
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from noise_tasks import *; from pipeline_specs import *\n"
+        "p = read_pipelines(PIPELINES)[0]['p']\n"
+        "plan = {'pipeline': 'p', 'purpose': 'dither', 'charge': None, 'partitions':\n"
+        "        [{'partition': 'day=' + day, 'argument': 'day=' + day, 'rows': 1} for day in ('1', 'a%2Fb')]}\n"
+        "class Plan:\n"
+        "    def xcom_pull(self, task_ids): return plan_shown(plan, lambda *words: None)\n"
+        "for step in ('plan', 'perturb', 'report'):\n"
+        "    words = arguments(p, step, {'params': {'partition': None}, 'ti': Plan()})\n"
+        "    print(step, *[word for before, word in zip(words, words[1:]) if before == '--partition'])\n"
+    )
+    told = airflow.must("python", "-c", script, PROJECT / "airflow_dags")
+    assert told.splitlines()[-3:] == ["plan", "perturb day=1 day=a%2Fb", "report day=1 day=a%2Fb"]
+
+
+def test_a_notice_that_fails_does_not_tell_its_address(airflow: Airflow) -> None:
+    """It may be a secret, of which Airflow masks no part."""
+    notify = "{url: 'http://127.0.0.1:9/services/SECRET', when: [success]}"
+    (airflow.pipelines / "p.yaml").write_text(f"pipeline: p\nschedule: {{notify: {notify}}}")
+    script = (
+        "import sys, types; sys.path.insert(0, sys.argv[1]); from notices import *; from pipeline_specs import *\n"
+        "notice = Notice(read_pipelines(PIPELINES)[0]['p'], succeeded=True)\n"
+        "notice.notify({'task_instance': types.SimpleNamespace(task_id='report'), 'run_id': 'r'})\n"
+    )
+    done = airflow.run(BIN / "python", "-c", script, PROJECT / "airflow_dags")
+    assert "notice not sent: ConnectionError" in done.stderr
+    assert "SECRET" not in done.stdout + done.stderr
 
 
 def test_a_broken_spec_is_named_and_takes_no_other_down(airflow: Airflow) -> None:
@@ -128,6 +170,8 @@ def test_a_broken_spec_is_named_and_takes_no_other_down(airflow: Airflow) -> Non
         "misnamed": "pipeline: Two words",
         "twin1": "pipeline: twin",
         "twin2": "pipeline: twin",
+        "bracket": "pipeline: bracket\ntarget: {path: 's3://[bucket/x'}",
+        "scheme": "pipeline: scheme\nsource: {path: 'airflow://x'}",
     }
     for name, text in texts.items():
         (airflow.pipelines / f"{name}.yaml").write_text(text)

@@ -85,6 +85,7 @@ def test_a_published_table_is_a_table_of_the_catalog(told: Answers) -> None:
 def test_a_name_that_is_not_ours_is_refused(told: Answers) -> None:
     for name, what in (
         ("publish to another's", "is another's"),
+        ("reserve for another's", "is another's"),
         ("publish to no database", "SCHEMA_NOT_FOUND"),
     ):
         code, out, err = told[name]

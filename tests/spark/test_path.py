@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from small_pipeline import Small
 
+from noiselib import cli
 from noiselib.ledger import Ledger
 
 
@@ -68,6 +70,20 @@ def test_a_run_resumes_where_a_step_stopped(small: Small, spark: object) -> None
     assert resumed.json["charge"] == {"epsilon": 0.0, "delta": 0.0}  # reserved by the step before
     target = Path(small.spec["target"]["path"])
     assert sorted(path.stat().st_ino for path in target.glob("day=1/*.parquet")) == staged  # published, not made again
+
+
+def test_a_charge_that_a_restated_source_left_behind_is_told_of(small: Small) -> None:
+    assert small.noiselib("reserve", "--partition", "day=1").code == 0
+    small.rows[1]["amount"][0] += 1.0
+    small.write_source()
+    again = small.noiselib("reserve", "--partition", "day=1")
+    assert (again.code, small.spent()) == (0, pytest.approx(6.0, abs=0.01))
+    told = re.search("was charged and not published; to give it up: noiselib (ledger abandon .*)", again.err)
+    assert told, again.err
+    assert cli.main(told[1].split()) == 0
+    assert small.spent() == pytest.approx(3.0, abs=0.01)
+    for partition in ("day=1", "day=2"):
+        assert "to give it up" not in small.noiselib("reserve", "--partition", partition).err
 
 
 def test_what_was_staged_and_checked_is_published_without_spark(

@@ -13,16 +13,22 @@ from noiselib.selection import Pipeline, Project, Term, in_order, parse, select,
 
 def pipeline(name: str, source: str, target: str, *tags: str, **more: Any) -> Pipeline:
     return Pipeline(
-        name, Path(f"conf/pipelines/{name}.yaml"), tags, more.pop("purpose", "privacy"), source, target, **more
+        name,
+        Path(f"conf/pipelines/{name}.yaml"),
+        tags,
+        more.pop("purpose", "privacy"),
+        ("file", source),
+        (("file", target),),
+        **more,
     )
 
 
 # raw -> clean -> by_day, by_week -> report (which reads by_week); dither stands alone
 PIPELINES = (
-    pipeline("report", "file:///t/week", "/t/report", "weekly"),
-    pipeline("clean", "/t/in", "/t/x/../clean", "daily"),
+    pipeline("report", "/t/week", "/t/report", "weekly"),
+    pipeline("clean", "/t/in", "/t/clean", "daily"),
     pipeline("by_week", "/t/clean", "/t/week", "weekly", "daily"),
-    pipeline("by_day", "/t/clean/", "/t/day", "daily"),
+    pipeline("by_day", "/t/clean", "/t/day", "daily"),
     pipeline("images", "/t/images", "/t/dithered", purpose="dither"),
 )
 STATES = {"new": {"report", "images"}, "changed": {"clean", "report", "images"}, "failed": set[str]()}

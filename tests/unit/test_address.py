@@ -1,0 +1,39 @@
+"""How tables are known to other pipelines: the same one way only, different ones never alike."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from noiselib.address import address_of, in_session
+from noiselib.spec import Catalog, Table
+
+MINE = {"uri": "sqlite:////c/mine.db", "warehouse": "/w"}
+SERVER = "postgresql+psycopg://ann{}@host:5432/lake"
+
+
+def address(path: str, form: str = "parquet", catalog: Any = None) -> tuple[str, str]:
+    return address_of(
+        Table(path=path, format=form, catalog=Catalog(**catalog) if isinstance(catalog, dict) else catalog)
+    )
+
+
+def test_one_place_has_one_address():
+    assert address("/t/clean") == address("/t/clean/") == address("file:///t/./clean", "delta") == ("file", "/t/clean")
+    assert address("t") == ("file", os.path.abspath("t"))
+    assert address("spark_catalog.db.t", "table") == address("db.t", "table") == in_session("spark_catalog.db.t")
+    assert address("db.t", "iceberg", MINE) == address("db.t", "iceberg", MINE | {"name": "default"})
+
+
+def test_tables_of_one_name_in_different_catalogs_are_told_apart():
+    catalogs = ["mine", "yours", MINE, MINE | {"uri": "sqlite:////c/yours.db"}, MINE | {"name": "mine"}]
+    found = {address("db.t", "iceberg", catalog) for catalog in catalogs} | {address("db.t", "table")}
+    assert len(found) == len(catalogs) + 1
+
+
+@pytest.mark.parametrize("password", ["", ":secret"])
+def test_an_address_holds_no_password(password: str):
+    space, name = address("db.t", "iceberg", {"uri": SERVER.format(password), "warehouse": "/w"})
+    assert (space, name) == ("noiselib://table/postgresql%2Bpsycopg%3A%2F%2Fann%40host%3A5432%2Flake", "db.t")
