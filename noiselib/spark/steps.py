@@ -172,14 +172,15 @@ def publish(run: Run, ledger: Ledger | None) -> None:
             )
     manifests = {release.id: make_manifest(run, release) for release in ready}
     still_held(run, ledger, ready)
-    # Also before it is asked under the lock: publishing that has begun is charged for ever.
-    run.target.demand_unmoved(ready, run.before)
-    for release in ready:
-        if ledger is not None and ledger_state(ledger, release) != "published":
-            ledger.begin_publish(release.id, run.holder)
-    failpoint("before_publish")
+
+    def begin() -> None:  # asked for under the publishing lock: what has begun is charged for ever
+        for release in ready:
+            if ledger is not None and ledger_state(ledger, release) != "published":
+                ledger.begin_publish(release.id, run.holder)
+        failpoint("before_publish")
+
     if ready:
-        run.target.publish(ready, manifests, run.before)
+        run.target.publish(ready, manifests, run.before, begin)
     failpoint("after_publish")
     for release in run.open():
         if ledger is not None:

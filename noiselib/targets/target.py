@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +55,18 @@ class Target(Workspace):
         releases: Sequence[Release],
         manifests: Mapping[str, Mapping[str, Any]],
         before: Mapping[str, str] | None = None,
+        begin: Callable[[], None] = lambda: None,
     ) -> None:
         """Make the staged and checked `releases` current, all in one step, each in the place of its partition's older release.
 
-        before: see `demand_unmoved`, which is asked once more while nobody else publishes
+        before: see `demand_unmoved`, which is asked while nobody else publishes
+        begin: is called when nothing is in the way any more and readers see nothing yet
         """
         with self.alone():
             if before is not None:
                 self.demand_unmoved(releases, before)
             self.reinstate([manifest["release_id"] for manifest in self.manifests()])
+            begin()
             self._publish(releases, manifests)
 
     def current_releases(self) -> dict[str, str]:

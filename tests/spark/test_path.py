@@ -7,13 +7,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from small_pipeline import Small
 
-from noiselib import cli
+from noiselib.cli import main
 from noiselib.ledger import Ledger
+from noiselib.targets.parquet import ParquetTarget
 
 
 def test_run_publishes_every_partition_and_charges_once(small: Small, spark: object) -> None:
@@ -80,7 +82,7 @@ def test_a_charge_that_a_restated_source_left_behind_is_told_of(small: Small) ->
     assert (again.code, small.spent()) == (0, pytest.approx(6.0, abs=0.01))
     told = re.search("was charged and not published; to give it up: noiselib (ledger abandon .*)", again.err)
     assert told, again.err
-    assert cli.main(told[1].split()) == 0
+    assert main(told[1].split()) == 0
     assert small.spent() == pytest.approx(3.0, abs=0.01)
     for partition in ("day=1", "day=2"):
         assert "to give it up" not in small.noiselib("reserve", "--partition", partition).err
@@ -142,6 +144,33 @@ def test_what_was_checked_is_what_is_published(small: Small, spark: object) -> N
     assert answer.code == 1
     assert "not checked" in answer.err
     assert small.published() is None
+
+
+def test_who_is_overtaken_by_a_rollback_has_not_begun_to_publish(
+    small: Small, spark: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes just before the publishing lock is taken. What nobody has seen can be given up."""
+    small.spec["privacy"]["limit"]["epsilon"] = 20.0
+    for amount, steps in ((1.5, ["run"]), (2.5, ["run"]), (3.5, ["perturb", "check"])):
+        small.rows[1]["amount"][0] = amount
+        small.write_source()
+        small.write_spec()
+        for step in steps:
+            assert small.noiselib(step, "--partition", "day=1").code == 0
+    with small.ledger() as ledger:
+        first, _, third = [known.release_id for known in sorted(ledger.releases(), key=lambda known: known.created)]
+    spent, publish = small.spent(), ParquetTarget.publish
+
+    def overtaken(*arguments: Any) -> None:
+        assert small.noiselib("rollback", "--to", first).code == 0
+        publish(*arguments)
+
+    monkeypatch.setattr(ParquetTarget, "publish", overtaken)
+    answer = small.noiselib("publish", "--partition", "day=1")
+    assert answer.code == 1
+    assert f"release {first[:12]} was made current in day=1 since this run began" in answer.err
+    assert main(["ledger", "abandon", str(small.spec_file), "--release", third]) == 0
+    assert small.spent() < spent
 
 
 def test_a_step_that_comes_first_reserves_nothing(small: Small, spark: object) -> None:
