@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from deltalake import DeltaTable, write_deltalake
+from deltalake import DeltaTable, TableFeatures, write_deltalake
 from pyiceberg.catalog import Catalog, load_catalog
+from pyiceberg.manifest import (
+    DataFile,
+    DataFileContent,
+    FileFormat,
+    ManifestContent,
+    ManifestEntry,
+    ManifestEntryStatus,
+    ManifestFile,
+    ManifestWriterV2,
+)
 from pyiceberg.table import Table as IcebergTable
+from pyiceberg.table.snapshots import Operation
+from pyiceberg.table.update.snapshot import _FastAppendFiles
+from pyiceberg.typedef import Record
 from small_plan import spec_of
 
 from noiselib.snapshot import TableMetadata, fingerprint, partition_text, read_source
@@ -71,6 +86,27 @@ class Delta:
         lines = (self.path / "_delta_log" / f"{0:020}.json").read_text().splitlines()
         return [action["add"] for action in map(json.loads, lines) if "add" in action][number]
 
+    def allow_vectors(self) -> None:
+        self.table.alter.add_feature(TableFeatures.DeletionVectors, allow_protocol_versions_increase=True)
+
+    def delete_first_row(self, added: dict[str, Any]) -> None:
+        """Of the file that was added so, by a deletion vector: a portable roaring bitmap of one value, inline, behind the
+        format's magic number.
+        """
+        bitmap = (1681511377).to_bytes(4, "little") + (1).to_bytes(8, "little") + bytes(4)
+        bitmap += bytes.fromhex("3a300000 01000000 0000 0000 10000000 0000")
+        vector = {"storageType": "i", "pathOrInlineDv": z85(bitmap + bytes(-len(bitmap) % 4)),
+                  "sizeInBytes": len(bitmap), "cardinality": 1}  # fmt: skip
+        removed = {"path": added["path"], "deletionTimestamp": 1, "dataChange": True}
+        self.log({"remove": removed}, {"add": added | {"deletionVector": vector}})
+
+
+def z85(raw: bytes) -> str:
+    """Base 85 with the alphabet of ZeroMQ, which Delta uses."""
+    python = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~"
+    zeromq = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+    return base64.b85encode(raw).translate(bytes.maketrans(python, zeromq)).decode()
+
 
 @dataclass
 class Iceberg:
@@ -115,3 +151,33 @@ class Iceberg:
     def replace(self, day: int, rows: pa.Table) -> None:
         """Another content of one day."""
         self.table.overwrite(rows, overwrite_filter=f"day = {day}")
+
+
+def commit(table: IcebergTable, file: DataFile, content: ManifestContent = ManifestContent.DATA) -> None:
+    """Add one file to the table, of whatever content and format: what the library has no command for."""
+
+    class Writer(ManifestWriterV2):
+        def content(self) -> ManifestContent:
+            return content
+
+    class Append(_FastAppendFiles):
+        def _existing_manifests(self) -> list[ManifestFile]:
+            place = f"{table.location()}/metadata/{uuid.uuid4()}-m0.avro"
+            kind = Writer if content == ManifestContent.DELETES else ManifestWriterV2
+            with kind(table.spec(), table.schema(), table.io.new_output(place), self._snapshot_id, "null") as writer:
+                writer.add_entry(
+                    ManifestEntry.from_args(
+                        status=ManifestEntryStatus.ADDED, snapshot_id=self._snapshot_id, data_file=file
+                    )
+                )
+            return [*super()._existing_manifests(), writer.to_manifest_file()]
+
+    with table.transaction() as change:
+        Append(Operation.APPEND, change, table.io).commit()
+
+
+def listed(table: IcebergTable, path: Path, kind: FileFormat, content: DataFileContent) -> DataFile:
+    return DataFile.from_args(
+        content=content, file_path=str(path), file_format=kind, partition=Record(1), record_count=1,
+        file_size_in_bytes=path.stat().st_size, spec_id=table.spec().spec_id,
+    )  # fmt: skip

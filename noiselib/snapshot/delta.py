@@ -59,14 +59,18 @@ def _refuse(table: DeltaTable, where: str) -> None:
         raise InputError(f"{where}: {what}: expected features {', '.join(sorted(HARMLESS))}, or none")
     if table.metadata().configuration.get("delta.columnMapping.mode", "none") != "none":
         raise InputError(f"{where}: column mapping: its files have other column names; expected a table without it")
-    if "deletionVectors" in features and any(batch.num_rows for batch in _vectors(table)):
+    if thinned_files(table):
         raise InputError(
             f"{where}: deletion vectors: its files hold rows that were deleted; expected them purged (REORG ... APPLY (PURGE))"
         )
 
 
-def _vectors(table: DeltaTable) -> Any:
-    return pa.RecordBatchReader.from_stream(table.deletion_vectors())
+def thinned_files(table: DeltaTable) -> list[str]:
+    """The URIs of the files that hold rows which were deleted, by deletion vectors."""
+    if "deletionVectors" not in (table.protocol().reader_features or []):
+        return []
+    batches: Any = pa.RecordBatchReader.from_stream(table.deletion_vectors())
+    return [uri for batch in batches for uri in batch["filepath"].to_pylist()]
 
 
 def _place(name: str, root: str, path: str) -> str:

@@ -54,17 +54,22 @@ class NewFile:
 
 @dataclass(frozen=True)
 class Version:
-    """The table as it is now: the partition's text of each data file, its columns, and the format's own view of it."""
+    """The table as it is now: the partition's text of each data file, its columns, and the format's own view of it.
+
+    thinned: the files of which others have deleted rows, by a delete file or a deletion vector beside them
+    """
 
     files: Mapping[str, str]
     columns: tuple[tuple[str, str], ...]
     view: Any
+    thinned: frozenset[str] = frozenset()
 
     @cached_property
     def releases(self) -> dict[str, str]:
-        """The partition's text of each release whose files the table names."""
-        found = ((OURS.fullmatch(Path(path).name), partition) for path, partition in self.files.items())
-        return {name[1]: partition for name, partition in found if name}
+        """The partition's text of each release whose files the table names, and whose rows are all there."""
+        owners = {path: name[1] for path in self.files if (name := OURS.fullmatch(Path(path).name))}
+        thinned = {owners.get(path) for path in self.thinned}
+        return {owner: self.files[path] for path, owner in owners.items() if owner not in thinned}
 
     def of(self, partitions: Collection[str]) -> set[str]:
         return {path for path, partition in self.files.items() if partition in partitions}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -18,7 +19,9 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from noiselib.errors import NoiselibError
+from noiselib.release import Release
 from noiselib.snapshot import partition_text, schema_types
+from noiselib.snapshot.delta import thinned_files
 from noiselib.targets.committed import Commit, CommittedTarget, Conflict, NewFile, Version
 from noiselib.targets.target import local_path
 
@@ -49,7 +52,25 @@ class DeltaTarget(CommittedTarget):
         self._known = (table, version)
         return version
 
+    def demand_unmoved(self, releases: Sequence[Release], before: Mapping[str, str]) -> None:
+        """As of every target; and before anything is told to the ledger, that the commit will be possible."""
+        super().demand_unmoved(releases, before)
+        version = self._current()
+        if version is not None:
+            self._demand_replaceable(version, version.of({release.partition_text for release in releases}))
+
+    def _demand_replaceable(self, version: Version, removed: Collection[str]) -> None:
+        """deltalake removes no file that has a deletion vector: what is left of it would stand beside the new files."""
+        for path in sorted(version.thinned.intersection(removed)):
+            raise NoiselibError(
+                f"target {self}: others have deleted rows of {path} by a deletion vector, which cannot be replaced; expected it "
+                f"purged (REORG ... APPLY (PURGE)), or {version.files[path] or 'all rows'} deleted; nothing is published, "
+                "run again then"
+            )
+
     def _commit(self, version: Version | None, commit: Commit) -> None:
+        if version is not None:
+            self._demand_replaceable(version, commit.removed)
         number = 0 if version is None else self._known[0].version() + 1  # type: ignore[index]
         once = CommitProperties(
             custom_metadata=dict(commit.properties),
@@ -93,7 +114,9 @@ def _version_of(table: DeltaTable) -> Version:
     files = {
         path: partition_text(tuple((name, row["partition"][name]) for name in names)) for path, row in view.items()
     }
-    return Version(files, schema_types(pa.schema(table.schema().to_arrow())), view)
+    thinned = {Path(unquote(uri)).name for uri in thinned_files(table)}  # no two files of a table have one name
+    columns = schema_types(pa.schema(table.schema().to_arrow()))
+    return Version(files, columns, view, frozenset(path for path in files if Path(path).name in thinned))
 
 
 def _add(file: NewFile) -> AddAction:

@@ -20,7 +20,7 @@ from pyiceberg.exceptions import (
     TableAlreadyExistsError,
     ValidationException,
 )
-from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+from pyiceberg.manifest import DataFile, DataFileContent, FileFormat, ManifestEntry
 from pyiceberg.table import Table, Transaction
 from pyiceberg.typedef import Record
 from sqlalchemy import make_url
@@ -84,13 +84,17 @@ class IcebergTarget(CommittedTarget):
         names = [field.name for field in table.spec().fields]
         snapshot = table.current_snapshot()
         manifests = snapshot.manifests(table.io) if snapshot else []
-        entries = [entry.data_file for one in manifests for entry in one.fetch_manifest_entry(table.io)]
-        view = {self._relative(file.file_path): file for file in entries if file.content == DataFileContent.DATA}
+        entries = [entry for one in manifests for entry in one.fetch_manifest_entry(table.io)]
+        data = [entry for entry in entries if entry.data_file.content == DataFileContent.DATA]
+        deletes = [entry for entry in entries if entry.data_file.content != DataFileContent.DATA]
+        view = {self._relative(entry.data_file.file_path): entry.data_file for entry in data}
         files = {
             path: partition_text(tuple(zip(names, [file.partition[i] for i in range(len(names))], strict=True)))
             for path, file in view.items()
         }
-        return Version(files, self._types(table.schema().as_arrow()), (table, view))
+        thinned = [entry.data_file.file_path for entry in data if any(_thins(delete, entry) for delete in deletes)]
+        columns = self._types(table.schema().as_arrow())
+        return Version(files, columns, (table, view), frozenset(map(self._relative, thinned)))
 
     def _relative(self, path: str) -> str:
         plain = path.removeprefix("file://").removeprefix("file:")
@@ -158,6 +162,15 @@ class IcebergTarget(CommittedTarget):
         ]
         if gone:
             table.maintenance.expire_snapshots().by_ids(gone).commit()
+
+
+def _thins(delete: ManifestEntry, data: ManifestEntry) -> bool:
+    """Whether a delete file, of whatever kind, may be about rows of the data file: of its partition, and no older. One of another
+    partition spec may be about any.
+    """
+    one, other = delete.data_file, data.data_file
+    there = one.spec_id != other.spec_id or one.partition == other.partition
+    return there and (delete.sequence_number or 0) >= (data.sequence_number or 0)
 
 
 def _open(given: s.Catalog | str) -> Catalog:

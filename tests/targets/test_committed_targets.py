@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
+from lakehouse import Delta, commit, listed
 from pyiceberg.expressions import EqualTo
+from pyiceberg.manifest import DataFileContent, FileFormat, ManifestContent
 from tables import (
     FORMATS,
     ROWS,
@@ -293,6 +296,59 @@ def test_a_release_that_others_have_rewritten_is_no_longer_published(kind, home,
     assert set(target.readable()) == {"day=1", "day=2"}
     stage_and_publish(target, release(1, 1))
     assert seen(kind, home) == ids((1, 1), (1, 2))
+
+
+def delete_a_row(home: Path, content: DataFileContent = DataFileContent.POSITION_DELETES) -> None:
+    """Somebody else deletes a row of day 1 from an Iceberg table, by a delete file: merge on read."""
+    table, deletes = catalog_of(home).load_table("features.trips"), home / "deletes.parquet"
+    [file] = [task.file.file_path for task in table.scan(EqualTo("day", 1)).plan_files()]
+    pq.write_table(pa.table({"file_path": [file], "pos": [0]}), deletes)
+    commit(table, listed(table, deletes, FileFormat.PARQUET, content), ManifestContent.DELETES)
+
+
+@pytest.mark.parametrize("content", [DataFileContent.POSITION_DELETES, DataFileContent.EQUALITY_DELETES])
+def test_a_release_of_which_others_have_deleted_rows_is_published_again(home, content):
+    target = open_table("iceberg", home)
+    stage_and_publish(target, release(1, 1), release(1, 2))
+    delete_a_row(home, content)
+    for reader in (target, open_table("iceberg", home)):
+        assert reader.current_releases() == {"day=2": release(1, 2).id}
+        assert reader.manifest(release(1, 1).id) is None
+    stage_and_publish(target, release(1, 1))
+    assert target.current_releases() == {f"day={day}": release(1, day).id for day in (1, 2)}
+    if content == DataFileContent.POSITION_DELETES:  # pyiceberg reads no table that has others
+        assert seen("iceberg", home) == ids((1, 1), (1, 2))
+
+
+def test_rolling_back_to_a_release_of_which_rows_were_deleted_brings_them_back(home):
+    target = open_table("iceberg", home)
+    stage_and_publish(target, release(1, 1), release(1, 2))
+    delete_a_row(home)
+    target.rollback(next(one for one in target.kept() if one["release_id"] == release(1, 1).id))
+    assert target.current_releases() == {f"day={day}": release(1, day).id for day in (1, 2)}
+    assert seen("iceberg", home) == ids((1, 1), (1, 2))
+
+
+def test_a_release_that_a_deletion_vector_is_for_is_not_published_and_its_partition_not_replaced(home):
+    """deltalake would leave the old file, with its vector, beside the new one."""
+    target, table = open_table("delta", home), Delta(home / "out")
+    stage_and_publish(target, release(1, 1), release(1, 2))
+    table.allow_vectors()
+    assert target.current_releases() == {f"day={day}": release(1, day).id for day in (1, 2)}
+    table.delete_first_row(next(one for one in map(table.added, (0, 1)) if one["partitionValues"] == {"day": "1"}))
+    for reader in (target, open_table("delta", home)):
+        assert reader.current_releases() == {"day=2": release(1, 2).id}
+        assert reader.manifest(release(1, 1).id) is None
+    for version in (1, 2):
+        stage(target, release(version, 1))
+        with pytest.raises(NoiselibError, match="by a deletion vector, which cannot be replaced; expected it purged"):
+            publish(target, release(version, 1))
+        with pytest.raises(NoiselibError, match="by a deletion vector, which cannot be replaced; expected it purged"):
+            target.demand_unmoved([release(version, 1)], {})
+    stage_and_publish(target, release(2, 2))  # another partition
+    table.table.delete("day = 1")
+    publish(target, release(1, 1))
+    assert target.current_releases() == {"day=1": release(1, 1).id, "day=2": release(2, 2).id}
 
 
 # ---- refused ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -12,22 +11,9 @@ import pyarrow as pa
 import pyarrow.orc as orc
 import pyarrow.parquet as pq
 import pytest
-from lakehouse import ONE, TWO, Iceberg, metadata, rows_of
-from pyiceberg.manifest import (
-    DataFile,
-    DataFileContent,
-    FileFormat,
-    ManifestContent,
-    ManifestEntry,
-    ManifestEntryStatus,
-    ManifestFile,
-    ManifestWriterV2,
-)
-from pyiceberg.table import Table as IcebergTable
-from pyiceberg.table.snapshots import Operation
-from pyiceberg.table.update.snapshot import _FastAppendFiles
+from lakehouse import ONE, TWO, Iceberg, commit, listed, metadata, rows_of
+from pyiceberg.manifest import DataFileContent, FileFormat, ManifestContent
 from pyiceberg.transforms import DayTransform
-from pyiceberg.typedef import Record
 from pyiceberg.types import IntegerType, LongType
 from pyiceberg.utils.config import Config
 
@@ -234,36 +220,6 @@ def test_files_that_were_added_as_they_are_have_their_fields_by_name(tmp_path: P
 
 
 # ---- what its files alone do not say ---------------------------------------------------------------------------------
-
-
-def commit(table: IcebergTable, file: DataFile, content: ManifestContent = ManifestContent.DATA) -> None:
-    """Add one file to the table, of whatever content and format: what the library has no command for."""
-
-    class Writer(ManifestWriterV2):
-        def content(self) -> ManifestContent:
-            return content
-
-    class Append(_FastAppendFiles):
-        def _existing_manifests(self) -> list[ManifestFile]:
-            place = f"{table.location()}/metadata/{uuid.uuid4()}-m0.avro"
-            kind = Writer if content == ManifestContent.DELETES else ManifestWriterV2
-            with kind(table.spec(), table.schema(), table.io.new_output(place), self._snapshot_id, "null") as writer:
-                writer.add_entry(
-                    ManifestEntry.from_args(
-                        status=ManifestEntryStatus.ADDED, snapshot_id=self._snapshot_id, data_file=file
-                    )
-                )
-            return [*super()._existing_manifests(), writer.to_manifest_file()]
-
-    with table.transaction() as change:
-        Append(Operation.APPEND, change, table.io).commit()
-
-
-def listed(table: IcebergTable, path: Path, kind: FileFormat, content: DataFileContent) -> DataFile:
-    return DataFile.from_args(
-        content=content, file_path=str(path), file_format=kind, partition=Record(1), record_count=1,
-        file_size_in_bytes=path.stat().st_size, spec_id=table.spec().spec_id,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
