@@ -25,8 +25,9 @@ from noiselib.doctor.machine import judge_java, judge_python, judge_scratch, min
 from noiselib.errors import NoiselibError
 from noiselib.key import absolute, load_key
 from noiselib.ledger import LEASE_SECONDS
+from noiselib.plan import make_plan
 from noiselib.snapshot import read_source
-from noiselib.spark.catalog import find_table
+from noiselib.spark.catalog import find_table, prove_name
 from noiselib.spec import load_spec
 from noiselib.targets import open_target
 
@@ -44,7 +45,9 @@ echo "${id:-driver}|${host:-$(hostname)}|$said"
 
 
 def check_cluster(session: SparkSession, spec_files: Sequence[Path], executors: int) -> Iterator[Finding]:
-    """The findings on every executor. `executors`: how many to wait for. Of the pipelines, whether an executor sees their files."""
+    """The findings on every executor. `executors`: how many to wait for. Of the pipelines, what only Spark can tell: whether its
+    catalog has what they name in it, and an executor sees their files.
+    """
     driver = probe.python_facts()
     known = _wait_for_executors(session, executors)
     if len(known) < executors:
@@ -59,8 +62,13 @@ def check_cluster(session: SparkSession, spec_files: Sequence[Path], executors: 
     if broken:  # a job with such workers fails as a whole, and tells of one executor only
         return
     with ExitStack() as stack:
-        seen = [stack.enter_context(_to_be_seen(session, file)) for file in spec_files]
-        files = {path: digest for found in seen for path, digest in found.items()}
+        files: dict[str, str] = {}
+        for file in spec_files:
+            try:
+                files |= stack.enter_context(_to_be_seen(session, file))
+            except (NoiselibError, OSError) as error:
+                yield failure(f"{file.stem} files", f"not looked for by executors: {error}",
+                              f"mend {file}, what it names, or --spark-conf; then run the doctor again")  # fmt: skip
         before = time.time()
         workers = _on_every_executor(known, lambda: _ask_workers(session, files))
         lasted = (before, time.time())
@@ -169,24 +177,29 @@ def _judge_worker(
 
 @contextmanager
 def _to_be_seen(session: SparkSession, spec_file: Path) -> Iterator[dict[str, str]]:
-    """Files that every executor must see as we do, path -> SHA-256: one of the source, the key, and one that we write beside
-    the target while the block lasts. What cannot be read here is told by the pipeline's own findings.
+    """Files that every executor must see as we do, path -> SHA-256: one of the source, the key's if it is at hand, and one that we
+    write beside the target while the block lasts. Raises NoiselibError or OSError for a source that is not found, a target that
+    cannot be published to, or a name of its own in Spark's catalog that is not.
     """
     spec, positions = load_spec(spec_file)
     target = open_target(spec)
+    table = read_source(spec, positions, lambda spec: find_table(session, spec.source.path))
+    target.prove()
+    if name := spec.target.table:
+        prove_name(session, target, [column for column, _ in make_plan(spec, table, positions).published], name)
     note = target.home / f"probe-{uuid.uuid4().hex[:8]}"
+    note.write_text(note.name)
+    paths = [*(file.path for file in table.files[:1]), *_key_file(spec.key), str(note)]
     try:
-        table = read_source(spec, positions, lambda spec: find_table(session, spec.source.path))
-        paths = [file.path for file in table.files[:1]]
-        load_key(spec.key)
-        target.prove()
-        note.write_text(note.name)
-    except (NoiselibError, OSError):
-        yield {}
-        return
-    if spec.key.startswith("file:"):
-        paths.append(absolute(spec.key).removeprefix("file:"))
-    try:
-        yield {os.path.abspath(path): digest for path in [*paths, str(note)] if (digest := probe.file_digest(path))}
+        yield {os.path.abspath(path): digest for path in paths if (digest := probe.file_digest(path))}
     finally:
         note.unlink(missing_ok=True)
+
+
+def _key_file(reference: str) -> list[str]:
+    """Where the key lies, if in a file. One that cannot be loaded here is told by the pipeline's own findings."""
+    try:
+        load_key(reference)
+    except NoiselibError:
+        return []
+    return [absolute(reference).removeprefix("file:")] if reference.startswith("file:") else []
