@@ -19,10 +19,14 @@ from noiselib.snapshot import NULL_PARTITION, verify_unchanged
 from noiselib.spark.keys import quoted
 from noiselib.spark.law import LawObservation
 from noiselib.spark.perturb import Inspection, Job, noised_rows
+from noiselib.spark.tables import rows_in_batch
 from noiselib.targets import Target
 
 # Parquet's writer looks at the size of its pages every hundred rows at least: with values of 1 MB, that many times the memory.
 PAGES = {"parquet.page.size.row.check.min": "4", "parquet.block.size.row.check.min": "4"}
+# Its readers hold the bytes of a whole group of rows, 128 MB if nothing is said: fewer for such values.
+GROUPS = {"parquet.block.size": str(32 << 20)}
+LONG = 64  # of rows that long, fewer make a batch
 
 
 def stage(
@@ -51,7 +55,9 @@ def _write_and_stage(
 ) -> None:
     law = LawObservation(job)
     published = law.attach(noised_rows(spark, job)).select(*[quoted(name) for name, _ in job.plan.published])
-    writer = published.write.mode("errorifexists").options(**PAGES)
+    files = [file.path for file in job.table.files if file.rows]
+    long_rows = bool(files) and rows_in_batch(files) < LONG
+    writer = published.write.mode("errorifexists").options(**PAGES, **(GROUPS if long_rows else {}))
     partition_by = job.table.partition_by
     (writer.partitionBy(*partition_by) if partition_by else writer).parquet(str(scratch / "table"))
     failpoint("after_write")

@@ -88,10 +88,14 @@ def read_directory(spark: SparkSession, root: Path, partition_types: Sequence[tu
 
 def _bound_batches(spark: SparkSession, files: Sequence[str]) -> None:
     """Spark decodes so many rows at once, however long they are: with values of 1 MB its default is gigabytes."""
+    spark.conf.set("spark.sql.parquet.columnarReaderBatchSize", max(1, min(rows_in_batch(files), BATCH_ROWS)))
+
+
+def rows_in_batch(files: Sequence[str]) -> int:
+    """How many rows of the files come to BATCH_BYTES, going by the largest file."""
     footer = pq.read_metadata(max(map(_absolute, files), key=os.path.getsize))
     size = sum(footer.row_group(number).total_byte_size for number in range(footer.num_row_groups))
-    rows = BATCH_BYTES * footer.num_rows // max(size, 1)
-    spark.conf.set("spark.sql.parquet.columnarReaderBatchSize", max(1, min(rows, BATCH_ROWS)))
+    return int(BATCH_BYTES * footer.num_rows // max(size, 1))
 
 
 def _absolute(path: str) -> str:
