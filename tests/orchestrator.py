@@ -117,10 +117,10 @@ class Airflow:
         self.must("airflow", "dags", "reserialize")
         self.must("python", PROJECT / "scripts" / "airflow_pools.py")
 
-    def load_dags(self, *module: str) -> Any:
+    def load_dags(self, *modules: str) -> Any:
         """What a DagBag is filled with, as tests/dags/load_dags.py says it."""
         script = PROJECT / "tests" / "dags" / "load_dags.py"
-        return json.loads(self.must("python", script, PROJECT / "airflow_dags", *module).splitlines()[-1])
+        return json.loads(self.must("python", script, PROJECT / "airflow_dags", *modules).splitlines()[-1])
 
     def run_dag(self, dag_id: str, **params: str) -> tuple[int, str]:
         """The exit code, and everything printed."""

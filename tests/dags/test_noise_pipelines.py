@@ -92,10 +92,9 @@ def test_two_hundred_pipelines_are_parsed_without_spark(airflow: Airflow) -> Non
     for number in range(200):
         spec = text.replace("pipeline: flights_private", f"pipeline: flights_{number}")
         (airflow.pipelines / f"{number}.yaml").write_text(spec)
-    loaded = airflow.load_dags("noise_pipelines.py")
+    loaded = airflow.load_dags("noise_pipelines.py", "broken_pipelines.py")
     assert len(loaded["dags"]) == 200
-    # processor time of the file of the DAGs itself: half a second where nothing else runs, three times that on a busy machine
-    assert loaded["module_seconds"] < 4
+    assert loaded["module_loops"] < 43  # a second where a million turns of a loop take 23 ms; measured: 23
     assert not {"noiselib", "pyspark", "great_expectations"} & set(loaded["packages"])
 
 
