@@ -94,7 +94,7 @@ def test_two_hundred_pipelines_are_parsed_without_spark(airflow: Airflow) -> Non
         (airflow.pipelines / f"{number}.yaml").write_text(spec)
     loaded = airflow.load_dags("noise_pipelines.py", "broken_pipelines.py")
     assert len(loaded["dags"]) == 200
-    assert loaded["module_loops"] < 43  # a second where a million turns of a loop take 23 ms; measured: 23
+    assert loaded["module_loops"] < 60  # a second where a million turns of a loop take 17 ms at the best; measured: 32
     assert not {"noiselib", "pyspark", "great_expectations"} & set(loaded["packages"])
 
 
