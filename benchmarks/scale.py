@@ -29,6 +29,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,8 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 def write_spec(table: Path, columns: int, home: Path) -> Path:
     """A pipeline over that table, with a key and a ledger of its own."""
     home.mkdir()
-    noised = {f"c{number}": {**KINDS[number % 4][1], "epsilon": 1.0} for number in range(columns)}
+    # a copy for each column: what is shared would be written as an alias, which a spec may not have
+    noised = {f"c{number}": {**deepcopy(KINDS[number % 4][1]), "epsilon": 1.0} for number in range(columns)}
     kept = {"id": {"keep": "public"}, "label": {"keep": "public"}}
     return write_pipeline(home, "scale", table, kept | noised, 2.0 * columns)
 
