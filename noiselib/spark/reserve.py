@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from noiselib.errors import LedgerError, NoiseKeyError, NoiselibError
 from noiselib.failpoint import failpoint
 from noiselib.ledger import LEASE_SECONDS, Ledger
+from noiselib.ledger import Release as Known
 from noiselib.release import Release, request
 from noiselib.spark.run import Run
 
@@ -63,34 +64,39 @@ def still_held(run: Run, ledger: Ledger | None, releases: Sequence[Release]) -> 
         ledger.renew([release.id for release in releases], run.holder)
 
 
+def _unfinished(run: Run, ledger: Ledger) -> list[Known]:
+    """What was charged for the run's partitions and not published, by this run's spec, snapshot and key or by others."""
+    mine = {release.partition_text for release in run.releases}
+    known = ledger.releases(run.spec.pipeline)
+    return [one for one in known if one.state in ("reserved", "staged") and one.request.partition in mine]
+
+
 def _demand_original_key(run: Run, ledger: Ledger) -> None:
     """What was begun under another key is finished under it, or given up, before the partition is made under this one."""
-    mine = {release.partition_text: release for release in run.releases}
-    for known in ledger.releases(run.spec.pipeline):
-        release = mine.get(known.request.partition)
-        if release and known.state in ("reserved", "staged") and known.request.key_id != release.key_id:
+    key_id = run.releases[0].key_id if run.releases else ""
+    for known in _unfinished(run, ledger):
+        if known.request.key_id != key_id:
             raise NoiseKeyError(
-                f"key {run.spec.key}: has id {release.key_id}, and release {known.release_id[:12]} "
-                f"({release.partition_text or 'whole table'}) was begun under {known.request.key_id} and is not finished; "
-                f"expected that key, or: noiselib ledger abandon {run.spec_file} --release {known.release_id[:12]}"
+                f"key {run.spec.key}: has id {key_id}, and release {known.release_id[:12]} "
+                f"({known.request.partition or 'whole table'}) was begun under {known.request.key_id} and is not finished; "
+                f"expected that key, or: {_abandon(run, known)}"
             )
 
 
 def _tell_left_behind(run: Run, ledger: Ledger) -> None:
     """A source that was restated, or a spec that was changed, before its release was made leaves a charge for nothing."""
-    mine = {release.partition_text for release in run.releases}
     ids = {release.id for release in run.releases}
-    at_work = {release.release_id for release in ledger.at_work(run.spec.pipeline)}
-    for known in ledger.releases(run.spec.pipeline):
-        unmade = (
-            known.state in ("reserved", "staged")
-            and known.release_id not in ids | at_work
-            and known.publish_began is None
-        )
-        if unmade and known.request.partition in mine:
+    others = [one for one in _unfinished(run, ledger) if one.release_id not in ids and one.publish_began is None]
+    at_work = {one.release_id for one in ledger.at_work(run.spec.pipeline)} if others else set()
+    for known in others:
+        if known.release_id not in at_work:
             what = f"release {known.release_id[:12]} ({known.request.partition or 'whole table'}), of another source or spec"
-            undo = f"noiselib ledger abandon {run.spec_file} --release {known.release_id[:12]}"
-            run.tell("reserve", f"{what}, was charged and not published; to give it up: {undo}", level="warning")
+            told = f"{what}, was charged and not published; to give it up: {_abandon(run, known)}"
+            run.tell("reserve", told, level="warning")
+
+
+def _abandon(run: Run, known: Known) -> str:
+    return f"noiselib ledger abandon {run.spec_file} --release {known.release_id[:12]}"
 
 
 @contextmanager

@@ -177,9 +177,8 @@ def test_a_run_that_fails_ends_each_release_as_it_is(small: Small):
     assert ended[2]["run"]["facets"]["errorMessage"]["message"] == "checks failed"
     interrupted = plain(events.ended(results(events, "interrupted", *["reserved"] * 3)))
     assert {event["eventType"] for event in interrupted} == {"ABORT"}
-    nothing = results(events, "failed", *["reserved"] * 3) | {
-        "releases": []
-    }  # what came of them could not be found out
+    # what came of them could not be found out
+    nothing = results(events, "failed", *["reserved"] * 3) | {"releases": []}
     for event in plain(events.ended(nothing)):
         validate(event)
         assert (event["eventType"], event["run"]["facets"]["noiselib_release"]["status"]) == ("FAIL", "planned")
