@@ -146,7 +146,9 @@ class Memory:
                 command = read(place / "cmdline")
                 kind = "workers" if b"pyspark" in command and b"java" not in command else "jvm"
                 held[kind].append(proportional(place))
-            now = {name: sum(sizes) for name, sizes in held.items()} | {"worker": max(held["workers"], default=0.0)}
+            most = {name: max(sizes, default=0.0) for name, sizes in held.items()}
+            # there is one JVM: a command that it starts is for a moment a second, with the same memory
+            now = {"jvm": most["jvm"], "workers": sum(held["workers"]), "worker": most["workers"]}
             self.peak |= {name: max(value, self.peak.get(name, 0.0)) for name, value in now.items()}
 
 

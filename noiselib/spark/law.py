@@ -47,15 +47,16 @@ class LawObservation:
         sums = [F.sum(name).alias(name) for name in counted.columns if name.startswith("__counts")]
         return counted.observe(self._observation, F.max("__unclipped").alias("unclipped"), *sums)
 
-    def _conditions(self) -> dict[object, Column]:
+    def _counted(self) -> list[LawTest | tuple[str, ...]]:
         """What is counted: per test the rows for which it holds, and per set of columns the rows that have values in them."""
-        plan = self._job.plan
-        conditions: dict[object, Column] = {test: _condition(test, plan) for test in self.tests}
-        return conditions | {_nullable(test, plan): _have_values(_nullable(test, plan), plan) for test in self.tests}
+        return list(dict.fromkeys([*self.tests, *(_nullable(test, self._job.plan) for test in self.tests)]))
+
+    def _holds(self, what: LawTest | tuple[str, ...]) -> Column:
+        return _condition(what, self._job.plan) if isinstance(what, LawTest) else _have_values(what, self._job.plan)
 
     def _packed_counts(self) -> list[Column]:
         """The counts, three to a sum: each sum costs every row, and a sampled count stays far below 2^20."""
-        sums, conditions = [], list(self._conditions().values())
+        sums, conditions = [], [self._holds(what) for what in self._counted()]
         for first in range(0, len(conditions), COUNTS_PER_SUM):
             packed = F.lit(0).cast("bigint")
             for place, condition in enumerate(conditions[first : first + COUNTS_PER_SUM]):
@@ -68,7 +69,7 @@ class LawObservation:
     def verdicts(self) -> list[dict[str, Any]]:
         """After the frame's action: the verdicts. The counts are dropped here: with them true sums would follow."""
         counted, found = self._observation.get, {}
-        for index, what in enumerate(self._conditions()):
+        for index, what in enumerate(self._counted()):
             packed = counted[f"__counts_{index // COUNTS_PER_SUM}"] or 0
             found[what] = (packed >> (COUNT_BITS * (index % COUNTS_PER_SUM))) & (2**COUNT_BITS - 1)
         clipped = {"check": "clipped", "column": None, "severity": "error", "success": not counted["unclipped"]}

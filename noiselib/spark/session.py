@@ -37,6 +37,16 @@ REQUIRED = {
     "spark.sql.files.ignoreMissingFiles": "false",
     "spark.sql.sources.parallelPartitionDiscovery.parallelism": "32",  # by default a task for each file, only to find its size
 }
+# What holds where nothing else is said. A session under spark-submit is made before us: conf/spark/ has them for it.
+DEFAULTS = {
+    "spark.master": "local[*]",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    # HotSpot never compiles a method of more bytes than this: rows of twenty noised columns went through an interpreted one.
+    "spark.sql.codegen.hugeMethodLimit": "8000",
+    # The line of Python behind every expression, for messages: half of the driver's time where there are many columns.
+    "spark.python.sql.dataFrameDebugging.enabled": "false",
+}
 QUIET_LOG = Path(__file__).with_name("log4j2.properties")
 OPTIONS = "spark.driver.extraJavaOptions"
 LOG_LEVELS = ("OFF", "FATAL", "ERROR", "WARN", "INFO", "DEBUG", "TRACE")
@@ -64,8 +74,7 @@ def open_session(
     builder = SparkSession.builder.appName(f"noiselib {app}")
     java = JavaOutput(show, keep_back=LOG_LEVELS.index(log_level) <= LOG_LEVELS.index("ERROR"))
     if "PYSPARK_GATEWAY_PORT" not in os.environ:  # spark-submit sets it, on a cluster too, and has a master of its own
-        settings = {"spark.master": "local[*]", "spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false"}
-        settings |= given | ({"spark.master": master} if master else {})
+        settings = DEFAULTS | given | ({"spark.master": master} if master else {})
         settings[OPTIONS] = f"{_log_options(log_level)} {given.get(OPTIONS, '')}".rstrip()
         for name, value in settings.items():
             builder = builder.config(name, value)

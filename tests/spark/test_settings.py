@@ -13,7 +13,8 @@ import pytest
 from pyspark.sql import SparkSession
 from small_pipeline import Small, make_small
 
-from noiselib.spark.session import REQUIRED, open_session
+from noiselib.spark.session import DEFAULTS, REQUIRED, open_session
+from noiselib.spark_conf import read_conf
 
 pytestmark = pytest.mark.faults
 ROWS = 40
@@ -91,6 +92,13 @@ def test_old_days_are_published_as_they_are_whatever_a_configuration_says(
     [file] = (old.home / "published" / "day=1").glob("*.parquet")
     kept = ["id", "born", "at", "clock", "raw"]
     assert pq.read_table(file, partitioning=None).select(kept).sort_by("id").equals(old_days().select(kept))
+
+
+@pytest.mark.parametrize("name", ["spark.sql.codegen.hugeMethodLimit", "spark.python.sql.dataFrameDebugging.enabled"])
+def test_what_wide_tables_need_is_set_with_and_without_spark_submit(spark: SparkSession, name: str) -> None:
+    folder = Path(__file__).parents[2] / "conf" / "spark"
+    files = [read_conf(file)[name] for file in sorted(folder.glob("*.conf"))]
+    assert [spark.conf.get(name), *files] == [DEFAULTS[name]] * 3
 
 
 READ = {name: OTHER[name] for name in OTHER if name.startswith("spark.sql.parquet.") and "Write" not in name}
