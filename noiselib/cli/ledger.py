@@ -32,6 +32,9 @@ def ledger(arguments: argparse.Namespace) -> int:
         if arguments.action == "abandon":
             _abandon(ledger, arguments)
             return 0
+        if arguments.action == "recover":
+            _recover(ledger, arguments)
+            return 0
         if arguments.action == "verify":
             verified = ledger_text.verified(ledger, arguments.head)
             print(json.dumps(verified) if arguments.json else ledger_text.verified_text(verified))
@@ -60,12 +63,39 @@ def _abandon(ledger: Ledger, arguments: argparse.Namespace) -> None:
             f"{spec.pipeline!r}; expected the pipeline that the release is of"
         )
     target = open_target(spec)
-    if target.manifest(release_id) is not None or release_id in target.withdrawn():
+    seen = target.manifest(release_id) is not None or release_id in target.withdrawn()
+    if seen or release_id in target.charges():
         raise LedgerError(f"release {release_id[:12]} is published, or was: its charge is never given back")
     holder = Holder.current()
     ledger.hold(release_id, holder)  # from here on nobody stages it anew
     target.forget(release_id)
     ledger.abandon(release_id, holder=holder)
+
+
+def _recover(ledger: Ledger, arguments: argparse.Namespace) -> None:
+    """Enter what readers may have seen and a ledger restored from a backup does not know. It is spent, whatever is left."""
+    from noiselib.ledger import Budget, Holder, request_of
+    from noiselib.spec import load_spec
+    from noiselib.targets import open_target
+
+    if "://" in arguments.ledger:
+        raise SpecError(
+            f"ledger recover: expected a pipeline, whose target knows what was published; got {arguments.ledger}"
+        )
+    charges, entered = open_target(load_spec(spec_file(arguments.ledger))[0]).charges(), []
+    for release_id, charged in charges.items():
+        known = ledger.release(release_id)
+        if known is None or (known.state != "published" and known.publish_began is None):
+            asked, holder = request_of(release_id, charged["request"]), Holder.current()
+            ledger.reserve(Budget(**charged["budget"]), [asked], holder, settled=[release_id])
+            ledger.catch_up(release_id, holder)
+            entered.append({"release_id": release_id, "partition": asked.partition})
+    if arguments.json:
+        print(json.dumps(entered))
+        return
+    for one in entered:
+        print(f"release {one['release_id'][:12]} ({one['partition'] or 'whole table'}): entered with its charge")
+    print(f"{len(entered)} releases entered, {len(charges) - len(entered)} were there")
 
 
 def _one_release(ledger: Ledger, prefix: str) -> Release:

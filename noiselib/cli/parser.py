@@ -165,7 +165,7 @@ def _add_tools(commands: Any) -> None:
     _add_audit(commands)
     _add_doctor(commands)
     ledger = commands.add_parser("ledger", help="the account that pays")
-    ledger.add_argument("action", choices=["init", "show", "history", "abandon", "verify", "migrate"])
+    ledger.add_argument("action", choices=["init", "show", "history", "abandon", "recover", "verify", "migrate"])
     ledger.add_argument("ledger", metavar="LEDGER", help="a URL, or the pipeline whose ledger it is")
     ledger.add_argument("--budget")
     ledger.add_argument("--release", metavar="ID", help="the beginning of a release's id")

@@ -12,7 +12,7 @@ from noiselib.ledger.account import Budget, Memo, Preview, ReleaseRequest, previ
 from noiselib.ledger.database import shown
 from noiselib.ledger.history import Verification
 from noiselib.ledger.holder import Holder
-from noiselib.ledger.rows import BudgetStatus, HistoryEntry, Release
+from noiselib.ledger.rows import BudgetStatus, HistoryEntry, Release, request_json, request_of
 from noiselib.ledger.store import LEASE_SECONDS, Ledger, ReserveResult
 
 __all__ = [
@@ -29,6 +29,8 @@ __all__ = [
     "ReserveResult",
     "Verification",
     "preview",
+    "request_json",
+    "request_of",
     "shown",
     "spent",
     "worst_charges",

@@ -70,6 +70,13 @@ def request_json(request: ReleaseRequest) -> dict[str, Any]:
     return {name: getattr(request, name) for name in names} | {"charge": request.charge.to_json(), "memos": memos}
 
 
+def request_of(release_id: str, detail: Mapping[str, Any]) -> ReleaseRequest:
+    """The inverse of `request_json`."""
+    plain = {name: detail[name] for name in ("pipeline", "partition", "parallel", "key_id")}
+    memos = tuple(map(Memo.from_json, detail["memos"]))
+    return ReleaseRequest(release_id, charge=Charge.from_json(detail["charge"]), memos=memos, **plain)
+
+
 def request_columns(detail: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of a release's row that say what was asked for, from what `request_json` made."""
     plain = {name: detail[name] for name in ("pipeline", "partition", "parallel", "key_id")}

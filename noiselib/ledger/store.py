@@ -135,7 +135,8 @@ class Ledger:
         A release already in the ledger, and not abandoned, adds nothing: it may be reserved again after a lost reply
         or to resume. Neither does a published one, which is held like any other: it is made again, where its source
         went back or its target is a new one. `settled` are the ids of releases that the caller saw nothing is left to do
-        for: those of them that the ledger calls published are not held, whoever holds them. The budget's limit and
+        for, since readers have seen them: those of them that the ledger calls published are not held, whoever holds them,
+        and those that it does not know, being an older copy, are charged whatever is left. The budget's limit and
         privacy unit are set when it is first used. `take_over` takes releases from a holder that still has its lease.
 
         Raises OverBudget if they do not fit; ReleaseHeld if another process holds one, which lives, or may live and has
@@ -154,7 +155,7 @@ class Ledger:
                         checks.check_lease(release, holder, writer.now)
             outcome = preview(budget, requests, self._account(writer.connection, budget.name))
             new = [r for r in requests if r.release_id not in known or known[r.release_id].state == "abandoned"]
-            if new and not outcome.fits:
+            if not outcome.fits and any(request.release_id not in settled for request in new):
                 raise checks.over_budget(outcome)
             for request in requests:
                 release = known.get(request.release_id)
@@ -206,6 +207,12 @@ class Ledger:
                 raise LedgerError(f"Release {release_id} is {release.state}: expected a staged one to publish")
             if release.publish_began is None:
                 writer.record("publishing", release.budget, release_id)
+
+    def catch_up(self, release_id: str, holder: Holder) -> None:
+        """Readers have seen a release that is not published as far as the ledger knows: now it is."""
+        self.advance(release_id, "staged", holder=holder)
+        self.begin_publish(release_id, holder)
+        self.advance(release_id, "published", holder=holder)
 
     def hold(self, release_id: str, holder: Holder, lease_seconds: float = LEASE_SECONDS) -> None:
         """Hold a release to give it up: its noise can then be removed before its charge is given back.

@@ -86,7 +86,12 @@ def _demand_original_key(run: Run, ledger: Ledger) -> None:
 def _tell_left_behind(run: Run, ledger: Ledger) -> None:
     """A source that was restated, or a spec that was changed, before its release was made leaves a charge for nothing."""
     ids = {release.id for release in run.releases}
-    others = [one for one in _unfinished(run, ledger) if one.release_id not in ids and one.publish_began is None]
+    noted = run.target.charges()  # what may have been seen, though a ledger restored from a backup does not know of it
+    others = [
+        one
+        for one in _unfinished(run, ledger)
+        if one.release_id not in ids and one.publish_began is None and one.release_id not in noted
+    ]
     at_work = {one.release_id for one in ledger.at_work(run.spec.pipeline)} if others else set()
     for known in others:
         if known.release_id not in at_work:
@@ -124,9 +129,7 @@ def _state(run: Run, ledger: Ledger, release: Release, settled: str | None) -> s
     """Where the release stands. One that readers see already is published, though a run was killed before it told the ledger."""
     if settled is not None:  # readers see it, or have seen it before it was withdrawn
         if ledger_state(ledger, release) != "published":
-            ledger.advance(release.id, "staged", holder=run.holder)
-            ledger.begin_publish(release.id, run.holder)
-            ledger.advance(release.id, "published", holder=run.holder)
+            ledger.catch_up(release.id, run.holder)
         run.target.discard(release.id)
         return settled
     return "staged" if run.target.staged(release.id) is not None else "reserved"

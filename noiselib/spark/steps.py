@@ -6,16 +6,17 @@ Each finds what is left to do on disk and in the ledger, so a step that was inte
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from pyspark.sql import SparkSession
 
 from noiselib.errors import ChecksFailed, InputError, NoiselibError, ReleaseHeld
 from noiselib.failpoint import failpoint
-from noiselib.ledger import Ledger
+from noiselib.ledger import Ledger, request_json
 from noiselib.log_entry import Level
 from noiselib.plan import digest
-from noiselib.release import Release
+from noiselib.release import Release, request
 from noiselib.spark import catalog
 from noiselib.spark.causes import cause
 from noiselib.spark.manifest import make_manifest
@@ -177,6 +178,9 @@ def publish(run: Run, ledger: Ledger | None) -> None:
         for release in ready:
             if ledger is not None and ledger_state(ledger, release) != "published":
                 ledger.begin_publish(release.id, run.holder)
+            if run.budget is not None:
+                asked = request_json(request(run.plan, release))
+                run.target.note_charge(release.id, {"budget": asdict(run.budget), "request": asked})
         failpoint("before_publish")
 
     if ready:

@@ -65,14 +65,19 @@ class Version:
     thinned: frozenset[str] = frozenset()
 
     @cached_property
-    def releases(self) -> dict[str, str]:
-        """The partition's text of each release whose files the table names, and whose rows are all there."""
-        owners = {path: name[1] for path in self.files if (name := OURS.fullmatch(Path(path).name))}
-        thinned = {owners.get(path) for path in self.thinned}
-        return {owner: self.files[path] for path, owner in owners.items() if owner not in thinned}
+    def owners(self) -> set[str]:
+        """The releases that the table names files of."""
+        return {name[1] for path in self.files if (name := OURS.fullmatch(Path(path).name))}
+
+    @cached_property
+    def by_partition(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for path, partition in self.files.items():
+            found.setdefault(partition, set()).add(path)
+        return found
 
     def of(self, partitions: Collection[str]) -> set[str]:
-        return {path for path, partition in self.files.items() if partition in partitions}
+        return {path for one in partitions for path in self.by_partition.get(one, ())}
 
 
 @dataclass(frozen=True)
@@ -110,13 +115,25 @@ class CommittedTarget(Target):
     # -- what readers see now
 
     def manifest(self, release_id: str) -> Manifest | None:
-        version = self._current()
-        return self._read(release_id) if version is not None and release_id in version.releases else None
+        return self._seen_whole(self._current(), release_id)
 
     def manifests(self) -> list[Manifest]:
-        version = self._current()
-        found = [self._read(release_id) for release_id in version.releases] if version else []
-        return sorted((one for one in found if one is not None), key=lambda manifest: str(manifest["partition"]))
+        return sorted(self._seen(self._current()).values(), key=lambda manifest: str(manifest["partition"]))
+
+    def _seen(self, version: Version | None) -> dict[str, Manifest]:
+        """The releases that readers see, by id."""
+        found = {one: self._seen_whole(version, one) for one in version.owners} if version else {}
+        return {one: manifest for one, manifest in found.items() if manifest is not None}
+
+    def _seen_whole(self, version: Version | None, release_id: str) -> Manifest | None:
+        """The manifest, if its partition has in the table just the files that it names, and these all their rows: what others
+        have rewritten, deleted or added there was never checked.
+        """
+        manifest = self._read(release_id) if version is not None and release_id in version.owners else None
+        if manifest is None or version is None:
+            return None
+        files = {file["path"] for file in manifest["files"]}
+        return manifest if files == version.of([manifest["partition"]]) and not files & version.thinned else None
 
     def readable(self) -> dict[str, list[str]]:
         version = self._current()
@@ -167,7 +184,8 @@ class CommittedTarget(Target):
     def _publish(self, releases: Sequence[Release], manifests: Mapping[str, Mapping[str, Any]]) -> None:
         before = self._current()
         self._note_current(before)
-        todo = [release for release in releases if before is None or release.id not in before.releases]
+        seen = self._seen(before)
+        todo = [release for release in releases if release.id not in seen]
         placed = [self._place(release, manifests[release.id]) for release in todo]
         sync_directories(self.path)
         failpoint("before_swap")
@@ -242,7 +260,8 @@ class CommittedTarget(Target):
             if schema is not None:
                 self._check_columns(version, self._types(schema))
             try:
-                self._commit(version, _commit_of(manifests, removed, schema, properties))
+                whole = removed - version.thinned if version else removed
+                self._commit(version, _commit_of(manifests, removed, whole, schema, properties))
                 return
             except Conflict:
                 time.sleep(random.uniform(0, 0.2))  # so that two publishers do not meet again
@@ -274,7 +293,8 @@ class CommittedTarget(Target):
         """Remember which releases are current, where that is not the last that was remembered: whatever became of a publisher."""
         history = self._history()
         last = {entry["partition"]: entry["release_id"] for entry in history}
-        new = [(one, where) for one, where in (version.releases if version else {}).items() if last.get(where) != one]
+        now_seen = {one: manifest["partition"] for one, manifest in self._seen(version).items()}
+        new = [(one, where) for one, where in now_seen.items() if last.get(where) != one]
         if new:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             entries = [{"release_id": one, "partition": where, "noted": now} for one, where in sorted(new)]
@@ -284,7 +304,7 @@ class CommittedTarget(Target):
         """Of releases that are or were current; a vacuum by others may have taken files of those that were."""
         version = self._current()
         known = [
-            *reversed(version.releases if version else {}),
+            *self._seen(version),
             *(entry["release_id"] for entry in reversed(self._history())),
         ]
         found = [manifest for one in dict.fromkeys(known) if (manifest := self._read(one)) and self._whole(manifest)]
@@ -305,7 +325,7 @@ class CommittedTarget(Target):
             needed = {file["path"] for manifest in chosen for file in manifest["files"]} | {
                 *(version.files if version else ())
             }
-            ids = {manifest["release_id"] for manifest in chosen} | {*(version.releases if version else ())}
+            ids = {manifest["release_id"] for manifest in chosen} | (version.owners if version else set())
             self._let_go(needed)
             for file in sorted((self.path / self.data_folder).rglob("*.parquet")):
                 if OURS.fullmatch(file.name) and str(file.relative_to(self.path)) not in needed:
@@ -323,12 +343,19 @@ class CommittedTarget(Target):
 
 
 def _commit_of(
-    manifests: Sequence[Mapping[str, Any]], removed: set[str], schema: pa.Schema | None, properties: Mapping[str, str]
+    manifests: Sequence[Mapping[str, Any]],
+    old: set[str],
+    whole: set[str],
+    schema: pa.Schema | None,
+    properties: Mapping[str, str],
 ) -> Commit:
+    """`old`: the files in these partitions now; `whole`: those of them that may stay, where a manifest names them too."""
     added = []
     for manifest in manifests:
         partition: tuple[tuple[str, PartitionValue], ...] = tuple((name, value) for name, value in manifest["values"])
         added += [NewFile(file["path"], partition, file["size"], file["rows"]) for file in manifest["files"]]
+    staying = whole.intersection(file.path for file in added)
+    added = [file for file in added if file.path not in staying]
     ids = [manifest["release_id"] for manifest in manifests]
     charges = {m["release_id"]: _without_events(m.get("charge")) for m in manifests}
     told = {
@@ -339,7 +366,7 @@ def _commit_of(
         **properties,
     }
     partition_by = [name for name, _ in manifests[0]["values"]]
-    return Commit(added, removed, ids, told, schema, partition_by)
+    return Commit(added, old - staying, ids, told, schema, partition_by)
 
 
 def _without_events(charge: Mapping[str, Any] | None) -> dict[str, Any] | None:

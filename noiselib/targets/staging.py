@@ -3,6 +3,7 @@
 HOME/staging/RELEASE     a release being made: data/, staged.json (it is whole), checks.json (what was checked)
 HOME/quarantine/RELEASE  a release that failed its checks
 HOME/withdrawn.json      releases that were rolled back from: a run does not publish them again
+HOME/charged/RELEASE.json  what a release cost that readers may have seen: for a ledger that is restored from a backup
 """
 
 from __future__ import annotations
@@ -134,6 +135,20 @@ class Workspace:
         marks = self.withdrawn()
         if marks.keys() & set(release_ids):
             write_json(self.home / "withdrawn.json", {k: v for k, v in marks.items() if k not in release_ids})
+
+    # -- charged
+
+    def note_charge(self, release_id: str, charged: Mapping[str, Any]) -> None:
+        """What the release costs, for good, before any reader sees it."""
+        place = self.home / "charged" / f"{release_id}.json"
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_json(place, charged)
+
+    def charges(self) -> dict[str, dict[str, Any]]:
+        """What was noted of every release that readers may have seen, by its id."""
+        files = sorted((self.home / "charged").glob("[0-9a-f]*.json"))
+        return {file.stem: charged for file in files if (charged := read_json(file)) is not None}
 
     # -- one at a time
 

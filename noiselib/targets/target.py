@@ -81,9 +81,10 @@ class Target(Workspace):
         for release in releases:
             where = release.partition_text
             if now.get(where) not in (before.get(where), release.id):
+                what = f"release {now[where][:12]} was made current in" if where in now else "somebody else has changed"
                 raise NoiselibError(
-                    f"target {self}: release {str(now.get(where))[:12]} was made current in {where or 'the table'} since this run "
-                    "began; nothing is published, run again to publish what the source holds now"
+                    f"target {self}: {what} {where or 'the table'} since this run began; nothing is published, run again to "
+                    "publish what the source holds now"
                 )
 
     def rollback(self, manifest: Mapping[str, Any]) -> None:

@@ -73,6 +73,22 @@ def test_one_release_one_charge(ledger):
     assert [release.release_id for release in ledger.releases()] == ["r1"]
 
 
+def test_what_readers_have_seen_is_charged_whatever_is_left(ledger):
+    """A ledger restored from a backup learns of it; of nothing else beside it."""
+    ledger.reserve(BUDGET, [request(1, charge=CHARGE.times(9))], ME)
+    with pytest.raises(OverBudget):
+        ledger.reserve(BUDGET, [request(2, charge=CHARGE.times(9)), request(3)], ME, settled=["r2"])
+    assert [release.release_id for release in ledger.releases()] == ["r1"]
+    ledger.reserve(BUDGET, [request(2, charge=CHARGE.times(9))], ME, settled=["r2"])
+    ledger.catch_up("r2", ME)
+    [status] = ledger.show()
+    assert (status.spent > BUDGET.epsilon, status.remaining) == (True, 0.0)
+    assert ledger.release("r2").state == "published"
+    with pytest.raises(OverBudget):
+        ledger.reserve(BUDGET, [request(3)], ME)
+    assert ledger.verify().problems == ()
+
+
 def test_a_memo_keeps_its_charge(ledger):
     memo = Memo("m1", "income", Charge.of(Event.laplace(5.0)))
     first = ledger.reserve(BUDGET, [request(1, memos=(memo,))], ME)

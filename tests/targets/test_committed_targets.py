@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from lakehouse import Delta, commit, listed
-from pyiceberg.expressions import EqualTo
+from pyiceberg.expressions import EqualTo, LessThan
 from pyiceberg.manifest import DataFileContent, FileFormat, ManifestContent
 from tables import (
     FORMATS,
@@ -296,6 +296,43 @@ def test_a_release_that_others_have_rewritten_is_no_longer_published(kind, home,
     assert set(target.readable()) == {"day=1", "day=2"}
     stage_and_publish(target, release(1, 1))
     assert seen(kind, home) == ids((1, 1), (1, 2))
+
+
+def rows_deleted(kind: str, home: Path) -> None:
+    """Somebody else deletes rows, copy on write: of three files one goes, one is written anew under another name, one stays."""
+    if kind == "delta":
+        DeltaTable(str(home / "out")).delete("value < 10")
+    else:
+        catalog_of(home).load_table("features.trips").delete(LessThan("value", 10))
+
+
+def rows_added(kind: str, home: Path) -> None:
+    rows = pa.table({"day": pa.array([1] * 7, pa.int32()), "release": ["foreign"] * 7, "value": range(7)})
+    if kind == "delta":
+        write_deltalake(str(home / "out"), rows, mode="append")
+    else:
+        catalog_of(home).load_table("features.trips").append(rows)
+
+
+@pytest.mark.parametrize("again", ["run", "rollback"])
+@pytest.mark.parametrize("others", [rows_deleted, rows_added])
+def test_a_release_of_which_others_have_changed_some_files_counts_no_more(kind, home, target, others, again):
+    """What stands beside the files that are left was never checked."""
+    for day in (1, 2):
+        stage(target, release(1, day), files=3, value=pa.array(range(ROWS * day - ROWS, ROWS * day)))
+    publish(target, release(1, 1), release(1, 2))
+    others(kind, home)
+    assert len(read(kind, home)) == 2 * ROWS + (7 if others is rows_added else -10)
+    for reader in (target, open_table(kind, home)):
+        assert reader.current_releases() == {"day=2": release(1, 2).id}
+        assert reader.manifest(release(1, 1).id) is None
+    if again == "run":
+        publish(target, stage(target, release(1, 1), files=3, value=pa.array(range(ROWS))))
+    else:
+        target.rollback(next(one for one in target.kept() if one["release_id"] == release(1, 1).id))
+    assert target.current_releases() == {f"day={day}": release(1, day).id for day in (1, 2)}
+    assert seen(kind, home) == ids((1, 1), (1, 2))
+    assert sorted(read(kind, home)["value"]) == list(range(2 * ROWS))
 
 
 def delete_a_row(home: Path, content: DataFileContent = DataFileContent.POSITION_DELETES) -> None:
