@@ -267,6 +267,25 @@ def test_a_mistake_runs_nothing_and_is_in_the_results(chain: Chain, arguments, w
     assert (results["status"], results["pipelines"], results["error"]["type"]) == ("failed", [], "SpecError")
 
 
+def test_metrics_of_several_need_files_of_their_own(chain: Chain):
+    chain.specs["first"]["columns"]["colour"] = chain.specs["apart"]["columns"]["colour"] = {"drop": True}
+    chain.write_specs()  # each fails, without Spark
+    one = f"file:{chain.home}/all.prom"
+    answer = chain.noiselib("run", "first", "apart", "--metrics", one)
+    assert answer.code == 2
+    assert answer.err.startswith(f"SpecError: metrics to {one}: one file for 2 pipelines")
+    assert "expected {pipeline} in its path" in answer.err
+    assert chain.results()["pipelines"] == []
+    assert not list(chain.home.glob("*.prom"))
+    answer = chain.noiselib("run", "first", "apart", "--metrics", f"file:{chain.home}/{{pipeline}}.prom")
+    assert [entry["pipeline"] for entry in chain.results()["pipelines"]] == ["apart", "first"]
+    for name in ("apart", "first"):
+        text = (chain.home / f"{name}.prom").read_text()
+        assert f'noiselib_exit_status{{command="run",pipeline="{name}"}} 2.0' in text
+    assert chain.noiselib("run", "--select", "first", "--metrics", one).code == 2
+    assert (chain.home / "all.prom").exists()  # of one pipeline a plain file will do
+
+
 def test_a_loop_runs_nothing(chain: Chain):
     chain.specs["first"]["source"]["path"] = chain.specs["third"]["target"]["path"]
     chain.write_specs()
