@@ -86,6 +86,12 @@ def tell_published(small: Small, conf: Path, spark: SparkSession, answers: dict[
     run("publish more", "--partition", "day=2..3")
     seen("more")
     run("publish again")
+    small.spec["columns"]["id"] = {"pseudonymize": True}  # a text under the name of a number
+    run("publish other types")
+    seen("what was there")
+    spark.sql("DROP TABLE features.published")
+    run("publish anew")
+    seen("anew")
     small.spec["columns"]["amount"]["epsilon"] = 0.5
     small.spec["target"]["table"] = "features.small"
     run("publish to another's")

@@ -82,6 +82,16 @@ def test_a_published_table_is_a_table_of_the_catalog(told: Answers) -> None:
     assert {one["status"] for one in answer(told, "publish again")["releases"]} == {"unchanged"}
 
 
+def test_a_name_with_other_types_is_refused_before_anything_is_charged(told: Answers) -> None:
+    code, out, err = told["publish other types"]
+    assert code == 1
+    assert "target table features.published: column 'id' is int64 there; expected string, as in the release" in err
+    assert json.loads(out)["charge"]["epsilon"] == 0
+    assert answer(told, "what was there") == answer(told, "more")
+    assert answer(told, "publish anew")["status"] == "success"  # the name was dropped, as the error says
+    assert answer(told, "anew") == answer(told, "more")
+
+
 def test_a_name_that_is_not_ours_is_refused(told: Answers) -> None:
     for name, what in (
         ("publish to another's", "is another's"),
