@@ -52,6 +52,7 @@ def main(home: Path) -> None:
     tell("run", "run", path="spark_catalog.features.small")
     tell("verify", "verify", path="features.small")
     tell("run by path", "run", path=f"{home}/source", format="parquet")
+    tell("ls", "ls", path="features.small")
     tell("run calendar", "run", path="features.calendar")
     for table in ("small", "texts", "lines", "seen", "nowhere", "a.b.c"):
         tell(f"plan {table}", "plan", path=f"features.{table}")

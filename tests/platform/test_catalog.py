@@ -34,6 +34,8 @@ def test_a_run_from_the_catalog_is_the_run_from_the_tables_path(told: Answers) -
         ("day=2", 50),
     ]
     assert answer(told, "verify")["success"]
+    [entry] = answer(told, "ls")
+    assert (entry["partitions"], entry["problem"]) == ({"published": 2}, None)
     by_path = answer(told, "run by path")
     assert [one["status"] for one in by_path["releases"]] == ["unchanged", "unchanged"]
     assert [one["release_id"] for one in by_path["releases"]] == [
