@@ -1,4 +1,7 @@
-"""A project's pipelines: what their specs say of them, and where each one's releases stand. No row is read, and no Spark."""
+"""A project's pipelines: what their specs say of them, and where each one's releases stand. No row is read.
+
+Spark is needed for a table of its catalog alone, which `locate` finds. `key`: where the key lies, if not where the spec says.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ def _twice(one: Pipeline, found: list[Pipeline]) -> Pipeline:
 
 
 def load_plan(spec_file: Path, locate: Locate | None = None) -> tuple[PipelineSpec, Plan, TableMetadata]:
-    """Spec, metadata and plan: reads no row, and needs no Spark but for a table of its catalog, which `locate` finds."""
+    """Spec, metadata and plan."""
     spec, positions = load_spec(spec_file)
     table = read_source(spec, positions, locate)
     return spec, make_plan(spec, table, positions), table
@@ -59,15 +62,15 @@ def load_plan(spec_file: Path, locate: Locate | None = None) -> tuple[PipelineSp
 # ---- where releases stand --------------------------------------------------------------------------------------------
 
 
-def standing(file: Path) -> dict[str, str]:
+def standing(file: Path, key: str | None = None, locate: Locate | None = None) -> dict[str, str]:
     """Each partition of the source as it is now, with what became of its release; found as a run does, by every byte.
 
     published: readers see it · withdrawn: an operator rolled back from it · held: another run is at work on it ·
     quarantined, unfinished: it failed, or stopped on the way · changed: readers see an older release · new: they see none.
     Raises NoiselibError where that cannot be told, as where the source is not there yet.
     """
-    spec, plan, table = load_plan(file)
-    releases = make_releases(plan, table, table.partitions, load_key(spec.key))
+    spec, plan, table = load_plan(file, locate)
+    releases = make_releases(plan, table, table.partitions, load_key(key or spec.key))
     target, known = open_target(spec), newest(spec)
     seen, withdrawn = target.current_releases(), target.withdrawn()
     return {r.partition_text: _state(r, seen, withdrawn, known.get(r.partition_text), target) for r in releases}
@@ -112,14 +115,14 @@ def _state(
 # ---- what is selected by it ------------------------------------------------------------------------------------------
 
 
-def has_state(state: str, pipeline: Pipeline) -> bool:
+def has_state(state: str, pipeline: Pipeline, key: str | None = None, locate: Locate | None = None) -> bool:
     """Whether it is `changed`, `failed` or `new`, told at the least cost. Raises NoiselibError where it cannot be told."""
     spec, _ = load_spec(pipeline.file)
     if state == "new":  # nothing was ever published
         return not open_target(spec).manifests()
     if state == "changed":  # some partition's release is not published
-        return any(found not in ("published", "withdrawn") for found in standing(pipeline.file).values())
+        return any(found not in ("published", "withdrawn") for found in standing(pipeline.file, key, locate).values())
     if spec.ledger is None:
-        return bool({"quarantined", "unfinished"} & set(standing(pipeline.file).values()))
+        return bool({"quarantined", "unfinished"} & set(standing(pipeline.file, key, locate).values()))
     # some partition's newest release failed its checks or stopped on its way
     return any(heard.release.state in UNFINISHED and not heard.at_work for heard in newest(spec).values())

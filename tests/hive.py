@@ -52,6 +52,7 @@ def main(home: Path) -> None:
     tell("run", "run", path="spark_catalog.features.small")
     tell("verify", "verify", path="features.small")
     tell("run by path", "run", path=f"{home}/source", format="parquet")
+    tell("ls", "ls", path="features.small")
     tell("run calendar", "run", path="features.calendar")
     for table in ("small", "texts", "lines", "seen", "nowhere", "a.b.c"):
         tell(f"plan {table}", "plan", path=f"features.{table}")
@@ -86,6 +87,12 @@ def tell_published(small: Small, conf: Path, spark: SparkSession, answers: dict[
     run("publish more", "--partition", "day=2..3")
     seen("more")
     run("publish again")
+    small.spec["columns"]["id"] = {"pseudonymize": True}  # a text under the name of a number
+    run("publish other types")
+    seen("what was there")
+    spark.sql("DROP TABLE features.published")
+    run("publish anew")
+    seen("anew")
     small.spec["columns"]["amount"]["epsilon"] = 0.5
     small.spec["target"]["table"] = "features.small"
     run("publish to another's")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import TYPE_CHECKING
 
 from noiselib.cli.names import PIPELINES, spec_file
+from noiselib.cli.spark import locator
 from noiselib.errors import SpecError
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ def chosen(arguments: argparse.Namespace, everything: bool = False) -> tuple[lis
     if not (arguments.pipeline or arguments.select or arguments.exclude or everything):
         raise SpecError("the following arguments are required: PIPELINE, or --select EXPR (`--select '*'` means all)")
     files = [spec_file(name) for name in arguments.pipeline]
-    project = Project(read_pipelines([*files, *sorted(PIPELINES.glob("*.yaml"))]), has_state)
+    state = partial(has_state, key=arguments.key, locate=locator(arguments))
+    project = Project(read_pipelines([*files, *sorted(PIPELINES.glob("*.yaml"))]), state)
     paths = {file.resolve() for file in files}
     named = {pipeline.name for pipeline in project.pipelines if pipeline.file.resolve() in paths}
     return select(project, arguments.select, arguments.exclude, named), project

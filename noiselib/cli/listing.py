@@ -8,6 +8,7 @@ import json
 from noiselib.cli.chosen import chosen
 from noiselib.cli.failures import common, told
 from noiselib.cli.log import log
+from noiselib.cli.spark import locator
 from noiselib.errors import SpecError
 
 
@@ -20,7 +21,7 @@ def ls(arguments: argparse.Namespace) -> int:
     else:
         from noiselib.report.listing import listing, listing_text
 
-        entries = listing(pipelines, project.graph)
+        entries = listing(pipelines, project.graph, arguments.key, locator(arguments))
         print(json.dumps(entries) if arguments.json else listing_text(entries))
         for entry in entries:
             if entry["problem"] and not entry["broken"]:

@@ -17,6 +17,7 @@ from noiselib.log_entry import LogEntry, Say
 
 FORMS = ("console", "json")
 VARIABLE = "NOISELIB_LOG"
+_SUBJECT: dict[str, Any] = {}  # of all threads: what Java prints is read by one of its own
 FIRST = ("time", "level", "pipeline", "step", "release", "partition", "event")  # of a JSON line, where it has them
 
 
@@ -30,9 +31,9 @@ def asked_form(argument: str | None) -> str:
 
 def set_up(form: str) -> None:
     """Send structlog's lines, the standard library's and its warnings to stderr in this form."""
-    structlog.contextvars.clear_contextvars()
+    _SUBJECT.clear()
     told: list[Any] = [
-        structlog.contextvars.merge_contextvars,
+        _about_subject,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
     ]
@@ -81,6 +82,10 @@ def _line(_logger: WrappedLogger, _method: str, fields: EventDict) -> str:
     return f"{text}\n{fields['exception']}" if "exception" in fields else text
 
 
+def _about_subject(_logger: WrappedLogger, _method: str, fields: EventDict) -> EventDict:
+    return {**_SUBJECT, **fields}
+
+
 def _ordered(_logger: WrappedLogger, _method: str, fields: EventDict) -> EventDict:
     return {name: fields[name] for name in FIRST if name in fields} | dict(fields)
 
@@ -90,8 +95,8 @@ def log(line: str, level: str = "info", **fields: Any) -> None:
 
 
 def about(**fields: Any) -> None:
-    """All lines of this thread are about this from here on: the pipeline, the step."""
-    structlog.contextvars.bind_contextvars(**fields)
+    """All lines are about this from here on: the pipeline, the step."""
+    _SUBJECT.update(fields)
 
 
 def progress(began: float) -> Say:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from noiselib.spark.run import Run
 
 PLACES = "file:PATH or http(s)://HOST[:PORT][/PATH]"
+PIPELINE, COMMAND = "{pipeline}", "{command}"  # in a metrics file's path
 PATIENCE = 5.0  # seconds that a place may take, each time; it is tried at a run's start (lineage) and end
 TIMEOUT = 2.0  # of one request
 RETRY = {"total": 0}  # each would be a warning of its own, and more of our time
@@ -45,7 +46,7 @@ class Place:
         return self.url or f"file:{self.file}"
 
     def path(self, pipeline: str, command: str) -> Path:
-        return Path(self.file.replace("{pipeline}", pipeline).replace("{command}", command))
+        return Path(self.file.replace(PIPELINE, pipeline).replace(COMMAND, command))
 
 
 def asked_place(argument: str | None, name: str) -> Place | None:
@@ -81,6 +82,14 @@ class Observers:
     def asked(arguments: argparse.Namespace) -> Observers:
         places = (asked_place(arguments.lineage, "lineage"), asked_place(arguments.metrics, "metrics"))
         return Observers(arguments.step, *places, unsent=Path(arguments.results).with_name("lineage_unsent.jsonl"))
+
+    def demand_files_for(self, pipelines: int) -> None:
+        """Raises SpecError where the metrics of one of several pipelines would replace another's."""
+        if pipelines > 1 and self.metrics is not None and self.metrics.file and PIPELINE not in self.metrics.file:
+            raise SpecError(
+                f"metrics to {self.metrics}: one file for {pipelines} pipelines, each of which would replace what is in it; "
+                f"expected {PIPELINE} in its path"
+            )
 
     def started(self, run: Run) -> None:
         """The releases are known, and nothing is done yet."""

@@ -78,6 +78,8 @@ def make_parser() -> argparse.ArgumentParser:
     ls = commands.add_parser("ls", help="which pipelines there are, and where they stand; reads no rows")
     _add_pipelines(ls)
     _add_directory(ls)
+    _add_spark(ls)  # as plan
+    _add_key(ls)
     ls.add_argument(
         "--output", choices=["table", "name"], default="table", help="names alone, in the order they run in"
     )

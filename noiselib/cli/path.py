@@ -59,13 +59,13 @@ def take(arguments: argparse.Namespace, pipeline: str, tell: Callable[[dict[str,
         session.check_conf(arguments.spark_conf, key)  # here too: before anything is reserved
         name, run.take_over = run.spec.pipeline, arguments.take_over
         about(pipeline=name)
+        run.on_step = lambda step: about(step=step)
         observers.started(run)
         path.walk(run, lambda: open_spark(arguments, name, key), STEPS[arguments.step])
         outcome = results(run, "success")
     except BaseException as error:
         failure, status = error, status_of(error)
         if run is not None:
-            about(step=run.step)
             outcome = results(run, status)
         outcome |= {"status": status, "error": described(error)}
         raise

@@ -14,6 +14,7 @@ from noiselib.cli.chosen import chosen, one
 from noiselib.cli.failures import common, told
 from noiselib.cli.log import about, log
 from noiselib.cli.names import partitions
+from noiselib.cli.observe import Observers
 from noiselib.errors import SpecError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         partitions(arguments.partition)  # what is wrong with them is wrong for every pipeline
         pipelines, project = chosen(arguments)
+        Observers.asked(arguments).demand_files_for(len(pipelines))
         code = _run_each(arguments, pipelines, project.graph, results)
         outcome["status"] = "failed" if code else "success"
     except BaseException as error:

@@ -23,10 +23,11 @@ from openlineage.client.facet_v2 import (
     error_message_run,
     output_statistics_output_dataset,
     schema_dataset,
+    symlinks_dataset,
 )
 from openlineage.client.uuid import generate_new_uuid
 
-from noiselib.address import address_of
+from noiselib.address import address_of, in_session
 from noiselib.column_plan import ColumnPlan
 from noiselib.column_spec import CorrelatedGaussian
 from noiselib.plan import Plan, describe_column, relation
@@ -134,6 +135,8 @@ class Lineage:
             "columnLineage": self._columns(),
             "noiselib_privacy": privacy(self.plan),
         }
+        if name := self.plan.spec.target.table:
+            facets["symlinks"] = _also_known_as(*in_session(name))
         counted: dict[str, OutputDatasetFacet] = {}
         if state != ol.RunState.START:
             facets["version"] = _version(release.id)
@@ -193,6 +196,11 @@ def _schema(columns: Sequence[tuple[str, str]]) -> schema_dataset.SchemaDatasetF
     return schema_dataset.SchemaDatasetFacet(
         [schema_dataset.SchemaDatasetFacetFields(name, kind) for name, kind in columns]
     )
+
+
+def _also_known_as(space: str, name: str) -> symlinks_dataset.SymlinksDatasetFacet:
+    """Of a table that has an address of its own: who reads it by this one names another dataset as the source."""
+    return symlinks_dataset.SymlinksDatasetFacet([symlinks_dataset.Identifier(space, name, "TABLE")])
 
 
 def _version(text: str) -> dataset_version_dataset.DatasetVersionDatasetFacet:

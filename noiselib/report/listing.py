@@ -10,16 +10,19 @@ from noiselib.errors import NoiselibError
 from noiselib.pipelines import standing
 from noiselib.report.ledger_text import account_of, table
 from noiselib.selection import Graph, Pipeline
+from noiselib.snapshot import Locate
 from noiselib.spec import load_spec
 from noiselib.targets import open_target
 
 
-def listing(pipelines: Sequence[Pipeline], graph: Graph) -> list[dict[str, Any]]:
+def listing(
+    pipelines: Sequence[Pipeline], graph: Graph, key: str | None = None, locate: Locate | None = None
+) -> list[dict[str, Any]]:
     """One entry for each, in the order given. What cannot be told is None, and `problem` says why."""
-    return [_entry(pipeline, graph[pipeline.name]) for pipeline in pipelines]
+    return [_entry(pipeline, graph[pipeline.name], key, locate) for pipeline in pipelines]
 
 
-def _entry(pipeline: Pipeline, depends_on: Sequence[str]) -> dict[str, Any]:
+def _entry(pipeline: Pipeline, depends_on: Sequence[str], key: str | None, locate: Locate | None) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "pipeline": pipeline.name,
         "file": str(pipeline.file),
@@ -42,7 +45,7 @@ def _entry(pipeline: Pipeline, depends_on: Sequence[str]) -> dict[str, Any]:
         manifests = open_target(spec).manifests()
         entry["last_published"] = max((manifest["published"] for manifest in manifests), default=None)
         entry["budget"] = account_of(spec)
-        entry["partitions"] = dict(sorted(Counter(standing(pipeline.file).values()).items()))
+        entry["partitions"] = dict(sorted(Counter(standing(pipeline.file, key, locate).values()).items()))
     except NoiselibError as error:
         entry["problem"] = str(error)
     return entry

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -15,10 +15,10 @@ from pyspark.sql.types import StructType
 from noiselib.errors import InputError, NoiselibError
 from noiselib.snapshot import Catalogued
 from noiselib.spark.keys import quoted
+from noiselib.spark.tables import kind_of, types_of
 from noiselib.targets import Target
 
 KEEPS_PARTITIONS = "spark.sql.hive.manageFilesourcePartitions"
-KINDS = {"tinyint": "int8", "smallint": "int16", "int": "int32", "bigint": "int64", "timestamp_ltz": "timestamp"}
 
 
 def find_table(spark: SparkSession, name: str) -> Catalogued:
@@ -43,8 +43,11 @@ def find_table(spark: SparkSession, name: str) -> Catalogued:
     return Catalogued(name, _path(name, told["location"]), columns, by, _partitions(spark, full, told) if by else None)
 
 
-def prove_name(spark: SparkSession, target: Target, columns: Sequence[str], name: str) -> None:
-    """Raises NoiselibError where `name` cannot become, or is not, the published table's: before anything is spent."""
+def prove_name(spark: SparkSession, target: Target, columns: Mapping[str, str], name: str) -> None:
+    """Raises NoiselibError where `name` cannot become, or is not, the published table's: before anything is spent.
+
+    `columns`: those that are published, with their types.
+    """
     full = _full(name)
     try:
         if not spark.catalog.tableExists(full):
@@ -58,12 +61,14 @@ def prove_name(spark: SparkSession, target: Target, columns: Sequence[str], name
         raise NoiselibError(
             f"target table {name}: is another's, at {place}; expected a name of its own in Spark's catalog"
         )
-    known = sorted(column["name"] for column in told["columns"])
-    if known != sorted(columns):
-        raise NoiselibError(
-            f"target table {name}: has the columns {', '.join(known)}; expected the release's, {', '.join(sorted(columns))}. "
-            "Drop it (its files stay, and the next run registers it anew), or name another"
-        )
+    known = {column.name: kind_of(column.dataType) for column in spark.catalog.listColumns(full)}
+    for column in sorted(known.keys() | columns.keys()):
+        if known.get(column) != columns.get(column):
+            raise NoiselibError(
+                f"target table {name}: column {column!r} is {known.get(column, 'not')} there; expected "
+                f"{columns.get(column, 'none')}, as in the release. "
+                "Drop the table (its files stay, and the next run registers it anew), or name another"
+            )
 
 
 def register(spark: SparkSession, target: Target, columns: StructType, partition_by: Sequence[str], name: str) -> None:
@@ -73,7 +78,7 @@ def register(spark: SparkSession, target: Target, columns: StructType, partition
     that is published, and publishing stays the one step that it is.
     """
     full = _full(name)
-    prove_name(spark, target, columns.names, name)
+    prove_name(spark, target, types_of(columns), name)
     if spark.catalog.tableExists(full):
         spark.catalog.refreshTable(full)
         return
@@ -126,7 +131,7 @@ def _kind(told: dict[str, Any]) -> str:
         return f"array<{_kind(told['element_type'])}>"
     if kind == "decimal":
         return f"decimal({told['precision']},{told['scale']})"
-    return KINDS.get(kind, kind)
+    return "timestamp" if kind == "timestamp_ltz" else kind_of(kind)
 
 
 def _partitions(spark: SparkSession, full: str, told: dict[str, Any]) -> frozenset[str] | None:

@@ -40,7 +40,7 @@ from noiselib.release import Release
 from noiselib.spark import codes
 from noiselib.spark.keys import quoted
 from noiselib.spark.points import FLOATS
-from noiselib.spark.tables import read_directory
+from noiselib.spark.tables import read_directory, types_of
 from noiselib.spec import Check
 from noiselib.targets import Target
 
@@ -102,7 +102,7 @@ def validate(rows: DataFrame, plan: Plan, staged: dict[str, Any]) -> list[dict[s
             continue  # nor has an empty release a mean, a least or a greatest value
         asked = f"matches {number}" if check.expect == MATCH else known.get(str(check.column))
         expectations.append((check.expect, check.column, check.severity, _spec_check(check, asked)))
-    schema = _verdict("types", None, "error", _types(rows) == dict(plan.published))
+    schema = _verdict("types", None, "error", types_of(rows.schema) == dict(plan.published))
     return [schema, *_run(view, expectations), *_key_unique(rows, plan)]
 
 
@@ -247,13 +247,6 @@ def _bits(value: Column, kind: str) -> Column:
     """The value so that hashing tells -0.0 from 0.0, and null from any value."""
     hashed = F.when(value == 0, value.cast("string")).otherwise(F.hex(F.lit(""))) if kind in FLOATS else None
     return F.struct(value, value.isNull(), hashed) if hashed is not None else F.struct(value, value.isNull())
-
-
-def _types(rows: DataFrame) -> dict[str, str]:
-    names = {"int": "int32", "bigint": "int64", "tinyint": "int8", "smallint": "int16"}
-    return {
-        field.name: names.get(field.dataType.simpleString(), field.dataType.simpleString()) for field in rows.schema
-    }
 
 
 def _verdict(check: str, column: str | None, severity: str, success: bool) -> dict[str, Any]:

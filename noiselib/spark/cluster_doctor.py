@@ -186,7 +186,7 @@ def _to_be_seen(session: SparkSession, spec_file: Path) -> Iterator[dict[str, st
     table = read_source(spec, positions, lambda spec: find_table(session, spec.source.path))
     target.prove()
     if name := spec.target.table:
-        prove_name(session, target, [column for column, _ in make_plan(spec, table, positions).published], name)
+        prove_name(session, target, dict(make_plan(spec, table, positions).published), name)
     note = target.home / f"probe-{uuid.uuid4().hex[:8]}"
     note.write_text(note.name)
     paths = [*(file.path for file in table.files[:1]), *_key_file(spec.key), str(note)]

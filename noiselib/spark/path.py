@@ -24,7 +24,7 @@ def walk(run: Run, spark: OpenSpark, steps: Sequence[str] = ("perturb", "check",
     if any(run.settled(release) is None for release in run.releases):
         run.target.prove(run.plan.published, run.spec.source.partition_by)
         if (not steps or "perturb" in steps) and (name := run.spec.target.table):
-            prove_name(spark(), run.target, [column for column, _ in run.plan.published], name)
+            prove_name(spark(), run.target, dict(run.plan.published), name)
     with ExitStack() as held:
         with run.taking("reserve"):
             ledger = held.enter_context(reserved(run))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +47,7 @@ class Run:
     verdicts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     step: str = "plan"
+    on_step: Callable[[str], None] = lambda _: None  # is told of each step as it begins
 
     @property
     def budget(self) -> Budget | None:
@@ -75,6 +76,7 @@ class Run:
     def taking(self, step: str) -> Iterator[None]:
         """The block takes `step`, for as long as `seconds` says afterwards."""
         self.step, began = step, time.monotonic()
+        self.on_step(step)
         try:
             yield
         finally:

@@ -24,6 +24,7 @@ PARTITION_TYPES = {
     "int8": T.ByteType(), "int16": T.ShortType(), "int32": T.IntegerType(), "int64": T.LongType(),
     "string": T.StringType(), "boolean": T.BooleanType(), "date": T.DateType(),
 }  # fmt: skip
+KINDS = {"tinyint": "int8", "smallint": "int16", "int": "int32", "bigint": "int64"}
 ORDINAL = "__ordinal"  # of a row's release, among those of one job
 PLACE = "__place"
 
@@ -32,6 +33,16 @@ def table_schema(spark: SparkSession, file: str, partition_types: Sequence[tuple
     """The columns of a Parquet file of the table, then the partition columns. Reads one footer."""
     fields = spark.read.parquet(_absolute(file)).schema.fields
     return T.StructType([*fields, *(T.StructField(name, PARTITION_TYPES[kind]) for name, kind in partition_types)])
+
+
+def kind_of(spark_type: str) -> str:
+    """A column's type with the name that plans give it."""
+    return KINDS.get(spark_type, spark_type)
+
+
+def types_of(schema: T.StructType) -> dict[str, str]:
+    """The columns and their types, as plans name them."""
+    return {field.name: kind_of(field.dataType.simpleString()) for field in schema}
 
 
 def read_files(spark: SparkSession, schema: T.StructType, root: str, files: Sequence[str]) -> DataFrame:

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import warnings
 from datetime import datetime
 from typing import Any
@@ -108,6 +109,37 @@ def test_what_libraries_log_is_shown_in_the_same_form():
         "p",
     )
     assert (second["level"], second["logger"], second["event"]) == ("error", "spark", "spark ERROR X: y")
+
+
+def in_a_thread(line: str) -> None:
+    """As what Java prints is shown."""
+    reader = threading.Thread(target=spark_line, args=[line])
+    reader.start()
+    reader.join()
+
+
+def test_a_line_of_java_is_about_the_present_pipeline():
+    def say() -> None:
+        for pipeline, step in (("p", "perturb"), ("q", "plan")):
+            about(pipeline=pipeline, step=step)
+            in_a_thread("spark ERROR X: y")
+
+    told = [json.loads(line) for line in shown("json", say).splitlines()]
+    assert [(line["pipeline"], line["step"]) for line in told] == [("p", "perturb"), ("q", "plan")]
+    assert "pipeline" not in json.loads(shown("json", lambda: in_a_thread("spark ERROR X: y")))  # of another command
+
+
+def test_a_line_of_java_is_about_the_present_step(small: Small, monkeypatch):
+    from noiselib.spark import path
+
+    def reserved(*arguments: Any, known: Any = path.reserved) -> Any:
+        in_a_thread("spark ERROR X: y")
+        return known(*arguments)
+
+    monkeypatch.setattr(path, "reserved", reserved)
+    lines = map(json.loads, small.noiselib("reserve", "--log", "json").err.splitlines())
+    [told] = [line for line in lines if line.get("logger") == "spark"]
+    assert (told["pipeline"], told["step"]) == ("small", "reserve")
 
 
 def test_a_traceback_is_one_json_line():

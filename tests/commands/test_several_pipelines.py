@@ -15,11 +15,11 @@ from chain import Chain, make_chain
 from noiselib.cli.failures import common
 from noiselib.cli.names import partitions
 from noiselib.errors import InputError
-from noiselib.key import load_key
+from noiselib.key import create_key_file, load_key
 from noiselib.ledger import Holder, Ledger
 from noiselib.pipelines import has_state, load_plan, read_pipelines, standing
 from noiselib.release import Release, budget_of, make_releases, request
-from noiselib.snapshot import choose_partitions, read_metadata
+from noiselib.snapshot import Catalogued, choose_partitions, read_metadata
 from noiselib.spec import load_spec
 from noiselib.targets import open_target
 
@@ -126,6 +126,32 @@ def test_a_failure_is_remembered_until_its_partition_is_published(chain: Chain):
     assert "failed" in states("apart")
     reserve("apart", releases("apart")[0], "staged", "published")
     assert "failed" not in states("apart")
+
+
+def test_states_are_those_of_the_key_that_a_run_would_have(chain: Chain):
+    for release in releases("apart"):
+        publish("apart", release, "2026-01-01T00:00:00+00:00")
+    assert "apart" not in chain.names("--select", "state:changed")
+    create_key_file(chain.home / "other.key")
+    assert "apart" in chain.names("--select", "state:changed", "--key", "file:other.key")
+    chain.specs["apart"]["key"] = "airflow:noise"
+    chain.write_specs()
+    assert "apart" in chain.names("--select", "state:changed")  # it cannot be told
+    assert "apart" not in chain.names("--select", "state:changed", "--key", "file:noise.key")
+    [entry] = chain.noiselib("ls", "apart", "--key", "file:noise.key", "--json").json
+    assert (entry["partitions"], entry["problem"]) == ({"published": 2}, None)
+
+
+def test_a_source_in_sparks_catalog_has_states_where_it_can_be_found(chain: Chain):
+    for release in releases("apart"):
+        publish("apart", release, "2026-01-01T00:00:00+00:00")
+    chain.specs["apart"]["source"] = {"path": "db.source", "format": "table", "partition_by": ["day"]}
+    chain.write_specs()
+    columns = (("id", "int64"), ("amount", "double"), ("day", "int32"))
+    found = Catalogued("db.source", str(chain.home / "source"), columns, ("day",), None)
+    assert standing(file_of("apart"), locate=lambda _: found) == {"day=1": "published", "day=2": "published"}
+    [pipeline] = read_pipelines([file_of("apart")])
+    assert not has_state("changed", pipeline, locate=lambda _: found)
 
 
 def test_without_a_ledger_what_was_staged_tells(chain: Chain):
@@ -265,6 +291,25 @@ def test_a_mistake_runs_nothing_and_is_in_the_results(chain: Chain, arguments, w
     assert what in answer.err
     results = chain.results()
     assert (results["status"], results["pipelines"], results["error"]["type"]) == ("failed", [], "SpecError")
+
+
+def test_metrics_of_several_need_files_of_their_own(chain: Chain):
+    chain.specs["first"]["columns"]["colour"] = chain.specs["apart"]["columns"]["colour"] = {"drop": True}
+    chain.write_specs()  # each fails, without Spark
+    one = f"file:{chain.home}/all.prom"
+    answer = chain.noiselib("run", "first", "apart", "--metrics", one)
+    assert answer.code == 2
+    assert answer.err.startswith(f"SpecError: metrics to {one}: one file for 2 pipelines")
+    assert "expected {pipeline} in its path" in answer.err
+    assert chain.results()["pipelines"] == []
+    assert not list(chain.home.glob("*.prom"))
+    answer = chain.noiselib("run", "first", "apart", "--metrics", f"file:{chain.home}/{{pipeline}}.prom")
+    assert [entry["pipeline"] for entry in chain.results()["pipelines"]] == ["apart", "first"]
+    for name in ("apart", "first"):
+        text = (chain.home / f"{name}.prom").read_text()
+        assert f'noiselib_exit_status{{command="run",pipeline="{name}"}} 2.0' in text
+    assert chain.noiselib("run", "--select", "first", "--metrics", one).code == 2
+    assert (chain.home / "all.prom").exists()  # of one pipeline a plain file will do
 
 
 def test_a_loop_runs_nothing(chain: Chain):

@@ -34,6 +34,8 @@ def test_a_run_from_the_catalog_is_the_run_from_the_tables_path(told: Answers) -
         ("day=2", 50),
     ]
     assert answer(told, "verify")["success"]
+    [entry] = answer(told, "ls")
+    assert (entry["partitions"], entry["problem"]) == ({"published": 2}, None)
     by_path = answer(told, "run by path")
     assert [one["status"] for one in by_path["releases"]] == ["unchanged", "unchanged"]
     assert [one["release_id"] for one in by_path["releases"]] == [
@@ -80,6 +82,16 @@ def test_a_published_table_is_a_table_of_the_catalog(told: Answers) -> None:
     assert answer(told, "publish more")["status"] == "success"
     assert answer(told, "more") == [[1, 50], [2, 50], [3, 50]]
     assert {one["status"] for one in answer(told, "publish again")["releases"]} == {"unchanged"}
+
+
+def test_a_name_with_other_types_is_refused_before_anything_is_charged(told: Answers) -> None:
+    code, out, err = told["publish other types"]
+    assert code == 1
+    assert "target table features.published: column 'id' is int64 there; expected string, as in the release" in err
+    assert json.loads(out)["charge"]["epsilon"] == 0
+    assert answer(told, "what was there") == answer(told, "more")
+    assert answer(told, "publish anew")["status"] == "success"  # the name was dropped, as the error says
+    assert answer(told, "anew") == answer(told, "more")
 
 
 def test_a_name_that_is_not_ours_is_refused(told: Answers) -> None:

@@ -13,11 +13,12 @@ from lineage_schemas import validate
 from openlineage.client.serde import Serde
 from small_pipeline import Small
 
+from noiselib.address import address_of
 from noiselib.plan import make_plan
 from noiselib.release import make_release
 from noiselib.report.lineage import Lineage
 from noiselib.snapshot import read_metadata
-from noiselib.spec import load_spec
+from noiselib.spec import Table, load_spec
 
 
 def lineage(small: Small, command: str = "run") -> Lineage:
@@ -192,6 +193,19 @@ def test_a_step_is_a_job_of_its_own_and_names_no_target_that_it_does_not_publish
         assert (event["job"]["name"], event["outputs"]) == ("small.perturb", [])
     assert {event["eventType"] for event in ended} == {"COMPLETE"}
     assert plain(lineage(small, "publish").started())[0]["outputs"]
+
+
+def test_a_target_is_found_by_its_name_in_sparks_catalog_as_well(small: Small):
+    """As which another pipeline reads it."""
+    assert "symlinks" not in plain(lineage(small).started())[0]["outputs"][0]["facets"]
+    small.spec["target"]["table"] = "spark_catalog.features.small"
+    event = plain(lineage(small).started())[0]
+    assert "symlinks" in validate(event)
+    [target] = event["outputs"]
+    [other] = target["facets"]["symlinks"]["identifiers"]
+    source = address_of(Table(path="features.small", format="table"))
+    assert (other["namespace"], other["name"], other["type"]) == (*source, "TABLE")
+    assert (target["namespace"], target["name"]) == ("file", small.spec["target"]["path"])
 
 
 def test_each_attempt_has_runs_of_its_own(small: Small):
