@@ -72,7 +72,7 @@ class Schedule(Model):
     """`every`: `source` (when the source's asset changed), a preset or a cron line; without it, runs are started by hand.
 
     A run makes all partitions, or the one that `partition` (column -> pattern of strftime) names for the start of the
-    interval that has just ended.
+    interval that has just ended; in a run by hand, of the one that its date lies in.
     """
 
     every: Annotated[str, AfterValidator(_when)] | None = None

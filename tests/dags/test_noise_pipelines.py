@@ -147,6 +147,63 @@ def test_a_run_about_all_partitions_is_about_those_that_its_plan_found(airflow: 
     assert told.splitlines()[-3:] == ["plan", "perturb day=1 day=a%2Fb", "report day=1 day=a%2Fb"]
 
 
+def test_a_run_by_hand_makes_the_partition_of_the_interval_that_its_date_lies_in(airflow: Airflow) -> None:
+    """Airflow gives it the interval before, which is not the one that was asked for."""
+    specs = {
+        "month": "{every: '@monthly', start: 2013-01-01, partition: {month: '%-m'}}",
+        "quarter": "{every: '@quarterly', start: 2013-01-01, partition: {year: '%Y', month: '%m'}}",
+        "week": "{every: '@weekly', start: 2013-01-01, partition: {day: '%F'}}",
+        "free": "{partition: {day: '%F'}}",
+    }
+    for name, schedule in specs.items():
+        (airflow.pipelines / f"{name}.yaml").write_text(f"pipeline: {name}\nschedule: {schedule}")
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from noise_tasks import *; from pipeline_specs import *\n"
+        "from datetime import timedelta; from pendulum import datetime as at, now\n"
+        "from airflow.timetables.interval import CronDataIntervalTimetable as Cron\n"
+        "named = read_pipelines(PIPELINES)[0]\n"
+        "def tell(name, date, interval=None):\n"
+        "    every = named[name].schedule.every\n"
+        "    if every and date:  # as Airflow does for its API\n"
+        "        interval = interval or Cron(every, 'UTC').infer_manual_data_interval(run_after=date).start\n"
+        "    context = {'params': {'partition': None}, 'logical_date': date, 'data_interval_start': interval}\n"
+        "    try: print(name, partition_of(named[name], context))\n"
+        "    except AirflowFailException as error: print(name, error)\n"
+        "tell('month', at(2013, 1, 1), at(2013, 1, 1))  # the schedule's own, or a backfill's\n"
+        "tell('month', at(2013, 2, 1)); tell('month', at(2013, 2, 15, 12)); tell('month', at(2013, 2, 28, 23, 59, 59, 999999))\n"
+        "tell('month', at(2013, 2, 15), at(2026, 1, 1))  # airflow dags trigger: the interval before the present\n"
+        "tell('quarter', at(2013, 8, 9)); tell('week', at(2013, 1, 9)); tell('free', at(2013, 1, 9))\n"
+        "tell('month', now('UTC')); tell('month', now('UTC') + timedelta(days=400)); tell('month', None)\n"
+        "first = now('UTC').start_of('month')\n"
+        "tell('month', first); tell('month', first - timedelta(seconds=1)); print(first.subtract(months=1).month)\n"
+    )
+    told = airflow.must("python", "-c", script, PROJECT / "airflow_dags").splitlines()[-14:]
+    assert told[:8] == [
+        "month month=1",
+        *["month month=2"] * 4,
+        "quarter year=2013/month=07",
+        "week day=2013-01-06",
+        "free day=2013-01-09",
+    ]
+    # what has not ended would be charged like all of it
+    for refused in (told[8], told[9], told[11]):
+        assert " is in an interval that ends at " in refused
+        assert refused.endswith(", or the parameter partition")
+    assert told[10].endswith("this run has no logical date; expected one, or the parameter partition")
+    assert told[12] == f"month month={told[13]}"
+
+
+def test_a_partition_is_quoted_whole(airflow: Airflow) -> None:
+    """A slash would make two parts of it."""
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from noise_tasks import *; from pipeline_specs import *\n"
+        "schedule = Schedule(partition={'day': '%d/%m/%Y'})\n"
+        "p = Pipeline('p', 'p.yaml', None, None, None, None, schedule)\n"
+        "print(partition_of(p, {'params': {'partition': None}, 'logical_date': datetime(2013, 1, 2)}))\n"
+    )
+    assert airflow.must("python", "-c", script, PROJECT / "airflow_dags").endswith("day=02%2F01%2F2013\n")
+
+
 def test_a_notice_that_fails_does_not_tell_its_address(airflow: Airflow) -> None:
     """It may be a secret, of which Airflow masks no part."""
     notify = "{url: 'http://127.0.0.1:9/services/SECRET', when: [success]}"
