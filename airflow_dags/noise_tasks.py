@@ -9,6 +9,7 @@ import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -18,6 +19,7 @@ from urllib.parse import quote
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.sdk import Asset, BaseHook, BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from croniter import croniter
 from pipeline_specs import PROJECT, Pipeline
 
 FINAL = {2: "bad usage or spec", 3: "checks failed, quarantined", 4: "over budget"}  # exit codes that no retry changes
@@ -37,17 +39,38 @@ def failed(step: str, code: int, told: str) -> AirflowException:
 
 
 def partition_of(pipeline: Pipeline, context: Any) -> str | None:
-    """The partition that a run is about: the parameter's, or the one of its logical date; None for all of them."""
+    """The partition that a run is about: the parameter's, or the one of its date; None for all of them."""
     given, patterns = context["params"]["partition"], pipeline.schedule.partition
     if given or not patterns:
         return given
-    logical_date = context.get("logical_date")
+    day = date_of(pipeline, context)
+    return "/".join(f"{column}={quote(day.strftime(text), safe='')}" for column, text in patterns.items())
+
+
+def date_of(pipeline: Pipeline, context: Any) -> datetime:
+    """The start of the interval that a run's logical date lies in: for a run of the schedule or a backfill that date itself.
+
+    A run by hand may have any date. Airflow gives it the interval before that date or, from its command line, before the
+    present, so that February's first would make January. An interval that lasts is refused: what there is of it would be
+    charged like all of it.
+    """
+    logical_date, every = context.get("logical_date"), pipeline.schedule.every
     if logical_date is None:
         raise AirflowFailException(
-            f"{pipeline.file}: schedule.partition is {patterns}, and this run has no logical date; "
+            f"{pipeline.file}: schedule.partition is {pipeline.schedule.partition}, and this run has no logical date; "
             "expected one, or the parameter partition"
         )
-    return "/".join(f"{column}={quote(logical_date.strftime(text))}" for column, text in patterns.items())
+    if every is None or context.get("data_interval_start") == logical_date:
+        return logical_date
+    line = croniter(every, logical_date)
+    end = line.get_next(datetime)
+    start = line.get_prev(datetime)
+    if end > datetime.now(UTC):
+        raise AirflowFailException(
+            f"{pipeline.file}: the run's logical date {logical_date} is in an interval that ends at {end}; "
+            f"expected a date before {start}, or the parameter partition"
+        )
+    return start
 
 
 def partitions_of(pipeline: Pipeline, step: str, context: Any) -> list[str]:

@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,6 +23,21 @@ PIPELINES = PROJECT / (os.environ.get("NOISELIB_PIPELINES") or "conf/pipelines")
 NAME = "[a-z][a-z0-9_]{0,62}"  # as in the spec
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where there is one: some times as fast
 PARTS = ("pipeline", "source", "target", "key", "schedule")
+# These four as in noiselib/schedule.py: what it would refuse in the first task is refused here.
+PRESETS = ("@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly")
+FIELDS = (  # of a cron line: least, greatest, names
+    (0, 59, ""),
+    (0, 23, ""),
+    (1, 31, ""),
+    (1, 12, "jan feb mar apr may jun jul aug sep oct nov dec"),
+    (0, 7, "sun mon tue wed thu fri sat"),
+)
+WORDS = [  # by field
+    {form for n in range(least, greatest + 1) for form in (f"{n}", f"{n:02}")} | set(names.split()) | {None}
+    for least, greatest, names in FIELDS
+]
+ITEM = re.compile(r"(\*|(?P<first>[0-9a-z]+)(-(?P<last>[0-9a-z]+))?)(/[1-9][0-9]*)?")
+YEARS = range(1970, 2100)
 CRON = {"@quarterly": "0 0 1 */3 *"}  # Airflow's, and not croniter's
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -141,13 +157,13 @@ def read_schedule(given: Any) -> Schedule:
         raise ValueError(f"schedule is {given!r}; expected a mapping")
     read = {
         "every": (_when, "source, a preset such as @monthly, or a cron line"),
-        "start": (_day, "a date like 2013-01-31"),
+        "start": (_day, f"a date like 2013-01-31, of the years {YEARS[0]} to {YEARS[-1]}"),
         "catchup": (_a(bool), "true or false"),
-        "retries": (_a(int), "a whole number"),
+        "retries": (_retries, "a whole number from 0 to 100"),
         "retry_delay": (_duration, "a duration like 30s, 5m, 2h or 1d"),
-        "pool": (_a(str), "a pool's name"),
-        "partition": (_templates, "patterns of strftime by partition column, as in month: '%-m'"),
-        "notify": (_notify, "url, and when: a list of success, failure, over_budget"),
+        "pool": (_pool, "a pool's name, of letters, digits, '_', '.' and '-'"),
+        "partition": (_templates, "patterns of strftime by partition column, as in month: '%-m', without '/' and '='"),
+        "notify": (_notify, "url (http... or airflow:...), and when: a list of success, failure, over_budget"),
     }
     values = {}
     for name, value in given.items():
@@ -160,9 +176,32 @@ def read_schedule(given: Any) -> Schedule:
             raise ValueError(f"schedule.{name} is {value!r}; expected {read[name][1]}")
         values[name] = made
     schedule = Schedule(**values)
-    if schedule.every not in (None, "source") and schedule.start is None:
-        raise ValueError(f"schedule.every is {schedule.every!r}; expected start, the first interval's day")
+    must_fit_together(schedule)
     return schedule
+
+
+def must_fit_together(schedule: Schedule) -> None:
+    every, start = schedule.every, schedule.start
+    if every in (None, "source"):
+        if start or schedule.catchup:
+            raise ValueError(f"schedule.every is {every!r}; expected a preset or a cron line for start and catchup")
+        if every and schedule.partition:
+            raise ValueError("schedule.every is 'source'; expected no partition: a run has no date of its own")
+    elif start is None:
+        raise ValueError(f"schedule.every is {every!r}; expected start, the first interval's day")
+    else:
+        must_have_dates(every, start)
+
+
+@cache  # many pipelines have the same
+def must_have_dates(every: str, start: datetime) -> None:
+    """Else Airflow, asking for the first run's date, would register none of the DAGs, and show no import error."""
+    try:
+        line = croniter(every, start)
+        line.get_next()
+        line.get_prev()
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"schedule.every is {every!r}; expected a line that some date fits: {error}") from None
 
 
 # Each gives None for a value that is not what was expected.
@@ -175,8 +214,16 @@ def _a(kind: type) -> Any:
 def _when(value: Any) -> str | None:
     if value == "source":
         return value
-    line = CRON.get(value, value) if isinstance(value, str) else ""
-    return line if croniter.is_valid(line) else None
+    if value in PRESETS:
+        return CRON.get(value, value)
+    parts = value.lower().split() if isinstance(value, str) else []
+    if len(parts) != len(FIELDS):
+        return None
+    for part, words in zip(parts, WORDS, strict=True):
+        items = [ITEM.fullmatch(item) for item in part.split(",")]
+        if not all(item and {item["first"], item["last"]} <= words for item in items):
+            return None
+    return value
 
 
 def _day(value: Any) -> datetime | None:
@@ -185,7 +232,11 @@ def _day(value: Any) -> datetime | None:
         day = date.fromisoformat(value) if isinstance(value, str) else value
     except ValueError:
         return None
-    return datetime(day.year, day.month, day.day, tzinfo=UTC) if type(day) is date else None
+    return datetime(day.year, day.month, day.day, tzinfo=UTC) if type(day) is date and day.year in YEARS else None
+
+
+def _retries(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value <= 100 else None
 
 
 def _duration(value: Any) -> timedelta | None:
@@ -193,9 +244,15 @@ def _duration(value: Any) -> timedelta | None:
     return timedelta(seconds=int(match[1]) * SECONDS[match[2]]) if match else None
 
 
+def _pool(value: Any) -> str | None:
+    return value if isinstance(value, str) and re.fullmatch("[A-Za-z0-9_.-]{1,200}", value) else None
+
+
 def _templates(value: Any) -> dict[str, str] | None:
-    fits = isinstance(value, dict) and all(isinstance(text, str) for item in value.items() for text in item)
-    return value if fits else None
+    if not isinstance(value, dict) or not all(isinstance(text, str) for item in value.items() for text in item):
+        return None
+    shown = [datetime(2013, 1, 31, 23, 59).strftime(text) for text in value.values()]
+    return value if all(text and not set(text) & set("%/=") for text in shown) else None
 
 
 def _notify(value: Any) -> dict[str, Any] | None:
@@ -203,5 +260,7 @@ def _notify(value: Any) -> dict[str, Any] | None:
     if not isinstance(value, dict) or not isinstance(value.get("url"), str) or not set(value) <= {"url", "when"}:
         return None
     when = value.get("when", ["failure", "over_budget"])
-    fits = isinstance(when, list) and all(isinstance(event, str) and event in known for event in when)
+    if not re.match("(https?://|airflow:).", value["url"]):
+        return None
+    fits = isinstance(when, list) and when and all(isinstance(event, str) and event in known for event in when)
     return {"url": value["url"], "when": when} if fits else None

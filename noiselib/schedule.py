@@ -6,6 +6,7 @@ noiselib itself acts on none of it: the DAGs in airflow_dags/ read it from the s
 from __future__ import annotations
 
 import re
+from calendar import monthrange
 from datetime import date, datetime
 from typing import Annotated, Literal
 
@@ -21,7 +22,8 @@ FIELDS = (  # of a cron line: name, least, greatest, names
     ("month", 1, 12, "jan feb mar apr may jun jul aug sep oct nov dec"),
     ("day of the week", 0, 7, "sun mon tue wed thu fri sat"),
 )
-ITEM = re.compile(r"(\*|(?P<first>[0-9a-z]+)(-(?P<last>[0-9a-z]+))?)(/[1-9][0-9]*)?")
+ITEM = re.compile(r"(\*|(?P<first>[0-9a-z]+)(-(?P<last>[0-9a-z]+))?)(/(?P<step>[1-9][0-9]*))?")
+YEARS = range(1970, 2100)  # of a start: no calendar or clock that reckons from there comes to its end
 
 
 def _when(every: str) -> str:
@@ -38,14 +40,45 @@ def _when(every: str) -> str:
             raise ValueError(
                 f"cron line's {name} {part!r}: expected numbers from {least} to {greatest}, as in 1-5,7 or */2"
             )
+    _, _, day, month, weekday = parts
+    # where the day of the week is restricted too, a date that fits either will do
+    if "*" in weekday.split(",") and not _has_day(_numbers(month, "month"), _numbers(day, "day")):
+        raise ValueError(f"cron line's day {day!r} is in no month of {month!r}: expected a line that some date fits")
     return every
+
+
+def _has_day(months: set[int], days: set[int]) -> bool:
+    return any(min(days) <= monthrange(2012, month)[1] for month in months)  # of a leap year
+
+
+def _numbers(part: str, field: str) -> set[int]:
+    """Those that a field, already found right, stands for; all for a range that does not rise, which readers of cron lines
+    understand differently.
+    """
+    _, least, greatest, names = next(known for known in FIELDS if known[0] == field)
+
+    def number(word: str) -> int:
+        return int(word) if word.isdigit() else least + names.split().index(word)
+
+    numbers: set[int] = set()
+    for item in filter(None, map(ITEM.fullmatch, part.split(","))):
+        first, step = number(item["first"] or str(least)), int(item["step"] or 1)
+        if item["last"]:
+            last = number(item["last"])
+            numbers |= set(range(first, last + 1, step) if first < last else range(least, greatest + 1))
+        else:
+            alone = item["first"] and not item["step"]
+            numbers |= {first} if alone else set(range(first, greatest + 1, step))
+    return numbers
 
 
 def _day(text: str) -> str:
     try:
-        date.fromisoformat(text)
+        day = date.fromisoformat(text)
     except ValueError:
         raise ValueError("expected a date, as in 2013-01-31") from None
+    if day.year not in YEARS:
+        raise ValueError(f"expected a date of the years {YEARS[0]} to {YEARS[-1]}")
     return text
 
 
@@ -72,7 +105,7 @@ class Schedule(Model):
     """`every`: `source` (when the source's asset changed), a preset or a cron line; without it, runs are started by hand.
 
     A run makes all partitions, or the one that `partition` (column -> pattern of strftime) names for the start of the
-    interval that has just ended.
+    interval that has just ended; in a run by hand, of the one that its date lies in.
     """
 
     every: Annotated[str, AfterValidator(_when)] | None = None

@@ -34,6 +34,10 @@ def load(tmp_path: Path, schedule: str) -> PipelineSpec:
         "{every: '@monthly', start: 2013-01-01, catchup: true, retries: 3, retry_delay: 5m, partition: {month: '%-m'}}",
         "{every: '*/15 6-18 1,15 jan-mar 1-5', start: '2013-01-01'}",
         "{every: '05 00 * * sun', start: 2013-01-01}",
+        "{every: '0 0 29 2 *', start: 2013-01-01}",
+        "{every: '0 0 30,31 2-4 *', start: 1970-01-01}",
+        "{every: '0 0 31 feb mon', start: 2013-01-01}",  # on Mondays too
+        "{every: '0 0 31 nov-feb *', start: 2099-12-31}",
         "{notify: {url: 'airflow:chat', when: [success, over_budget]}}",
     ],
 )
@@ -55,6 +59,14 @@ def test_a_schedule_is_read(tmp_path, text):
         ("{every: '0 0 * 1-13 *', start: 2013-01-01}", "cron line's month '1-13'"),
         ("{every: '*/0 * * * *', start: 2013-01-01}", "cron line's minute '*/0'"),
         ("{every: '* * * * 1-', start: 2013-01-01}", "cron line's day of the week '1-'"),
+        ("{every: '0 0 31 2 *', start: 2013-01-01}", "cron line's day '31' is in no month of '2': expected a"),
+        ("{every: '0 0 30/1 feb *', start: 2013-01-01}", "cron line's day '30/1' is in no month of 'feb'"),
+        ("{every: '0 0 31 4-6/2,sep *', start: 2013-01-01}", "cron line's day '31' is in no month of '4-6/2,sep'"),
+        (
+            "{every: '@daily', start: 9999-12-31}",
+            "schedule.start is '9999-12-31': expected a date of the years 1970 to",
+        ),
+        ("{every: '@daily', start: 1969-12-31}", "schedule.start is '1969-12-31': expected a date of the years 1970"),
         ("{every: '@daily'}", "every @daily: expected start, the first interval's day"),
         ("{every: source, start: 2013-01-01}", "every source: start and catchup are for a preset or a cron line"),
         ("{every: source, partition: {month: '%m'}}", "every source: a run has no date of its own"),
