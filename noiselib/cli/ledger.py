@@ -64,7 +64,7 @@ def _abandon(ledger: Ledger, arguments: argparse.Namespace) -> None:
         )
     target = open_target(spec)
     seen = target.manifest(release_id) is not None or release_id in target.withdrawn()
-    if seen or release_id in target.charges():
+    if seen or target.was_charged(release_id):
         raise LedgerError(f"release {release_id[:12]} is published, or was: its charge is never given back")
     holder = Holder.current()
     ledger.hold(release_id, holder)  # from here on nobody stages it anew
@@ -82,11 +82,12 @@ def _recover(ledger: Ledger, arguments: argparse.Namespace) -> None:
         raise SpecError(
             f"ledger recover: expected a pipeline, whose target knows what was published; got {arguments.ledger}"
         )
-    charges, entered = open_target(load_spec(spec_file(arguments.ledger))[0]).charges(), []
+    spec, _ = load_spec(spec_file(arguments.ledger))
+    charges, holder, entered = open_target(spec).charges(), Holder.current(), []
+    there = {one.release_id for one in ledger.releases() if one.state == "published" or one.publish_began is not None}
     for release_id, charged in charges.items():
-        known = ledger.release(release_id)
-        if known is None or (known.state != "published" and known.publish_began is None):
-            asked, holder = request_of(release_id, charged["request"]), Holder.current()
+        if release_id not in there:
+            asked = request_of(release_id, charged["request"])
             ledger.reserve(Budget(**charged["budget"]), [asked], holder, settled=[release_id])
             ledger.catch_up(release_id, holder)
             entered.append({"release_id": release_id, "partition": asked.partition})

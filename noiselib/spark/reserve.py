@@ -86,12 +86,9 @@ def _demand_original_key(run: Run, ledger: Ledger) -> None:
 def _tell_left_behind(run: Run, ledger: Ledger) -> None:
     """A source that was restated, or a spec that was changed, before its release was made leaves a charge for nothing."""
     ids = {release.id for release in run.releases}
-    noted = run.target.charges()  # what may have been seen, though a ledger restored from a backup does not know of it
-    others = [
-        one
-        for one in _unfinished(run, ledger)
-        if one.release_id not in ids and one.publish_began is None and one.release_id not in noted
-    ]
+    others = [one for one in _unfinished(run, ledger) if one.release_id not in ids and one.publish_began is None]
+    # a ledger restored from a backup does not know that readers have seen one
+    others = [one for one in others if not run.target.was_charged(one.release_id)]
     at_work = {one.release_id for one in ledger.at_work(run.spec.pipeline)} if others else set()
     for known in others:
         if known.release_id not in at_work:

@@ -184,8 +184,7 @@ class CommittedTarget(Target):
     def _publish(self, releases: Sequence[Release], manifests: Mapping[str, Mapping[str, Any]]) -> None:
         before = self._current()
         self._note_current(before)
-        seen = self._seen(before)
-        todo = [release for release in releases if release.id not in seen]
+        todo = [release for release in releases if self._seen_whole(before, release.id) is None]
         placed = [self._place(release, manifests[release.id]) for release in todo]
         sync_directories(self.path)
         failpoint("before_swap")

@@ -140,10 +140,16 @@ class Workspace:
 
     def note_charge(self, release_id: str, charged: Mapping[str, Any]) -> None:
         """What the release costs, for good, before any reader sees it."""
-        place = self.home / "charged" / f"{release_id}.json"
-        if not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            write_json(place, charged)
+        if not self.was_charged(release_id):
+            self._charge_file(release_id).parent.mkdir(parents=True, exist_ok=True)
+            write_json(self._charge_file(release_id), charged)
+
+    def was_charged(self, release_id: str) -> bool:
+        """Whether readers may have seen the release, whatever a ledger says."""
+        return self._charge_file(release_id).exists()
+
+    def _charge_file(self, release_id: str) -> Path:
+        return self.home / "charged" / f"{release_id}.json"
 
     def charges(self) -> dict[str, dict[str, Any]]:
         """What was noted of every release that readers may have seen, by its id."""
