@@ -5,7 +5,6 @@ The server is Debian's, started in a directory of its own on a free port of 127.
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import multiprocessing
 import os
@@ -53,18 +52,20 @@ class PostgreSQL:
         self.home = Path(tempfile.mkdtemp(prefix="noiselib-postgresql-"))
         self.port = _free_port()
         self._names = itertools.count(1)
-        self._owner: dict[str, Any] = {}
+        # By a program of its own, and not by Popen's arguments, with which Python forks: that hangs a thread that
+        # happens to be in OpenBLAS, as a test's accounting may be. The server ends when who started it does, however.
+        self._prefix = ["setpriv", "--pdeathsig", "QUIT"]
         if os.geteuid() == 0:  # it refuses to run as root
             names = [one.pw_name for one in pwd.getpwall()]
             user = pwd.getpwnam("postgres" if "postgres" in names else "nobody")
-            self._owner = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+            self._prefix += [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
             os.chown(self.home, user.pw_uid, user.pw_gid)
         self._run("initdb", "--auth=trust", "--username=noiselib", "--encoding=UTF8", "--locale=C", "--no-sync")
         self.start()
 
     def _run(self, program: str, *arguments: str) -> None:
-        command = [_program(program), "-D", str(self.home / "data"), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False, **self._owner)
+        command = [*self._prefix, _program(program), "-D", str(self.home / "data"), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False)
         if done.returncode != 0:
             pytest.fail(f"PostgreSQL for the ledger's tests: {program} failed:\n{done.stdout}{done.stderr}")
 
@@ -79,11 +80,9 @@ class PostgreSQL:
             "log_timezone": "UTC",
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        command = [_program("postgres"), "-D", str(self.home / "data"), *options]
+        command = [*self._prefix, _program("postgres"), "-D", str(self.home / "data"), *options]
         with (self.home / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, cwd="/", preexec_fn=_end_with_the_tests, **self._owner
-            )
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/")
         deadline = time.monotonic() + 120
         while True:
             try:
@@ -132,11 +131,6 @@ def _program(name: str) -> str:
     if found is None:
         pytest.fail(f"no {name}: the ledger's tests need PostgreSQL's server (apt-get install postgresql)")
     return found
-
-
-def _end_with_the_tests() -> None:
-    """Have the server end when the process that started it does, however that ends."""
-    ctypes.CDLL(None).prctl(1, signal.SIGQUIT)  # PR_SET_PDEATHSIG
 
 
 def _free_port() -> int:
