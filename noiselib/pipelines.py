@@ -6,7 +6,7 @@ Spark is needed for a table of its catalog alone, which `locate` finds. `key`: w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,14 +66,25 @@ def standing(file: Path, key: str | None = None, locate: Locate | None = None) -
     """Each partition of the source as it is now, with what became of its release; found as a run does, by every byte.
 
     published: readers see it · withdrawn: an operator rolled back from it · held: another run is at work on it ·
-    quarantined, unfinished: it failed, or stopped on the way · changed: readers see an older release · new: they see none.
+    quarantined, unfinished: it failed, or stopped on the way · changed: readers see another release, or what others have
+    made of one · new: they see none.
     Raises NoiselibError where that cannot be told, as where the source is not there yet.
     """
     spec, plan, table = load_plan(file, locate)
     releases = make_releases(plan, table, table.partitions, load_key(key or spec.key))
     target, known = open_target(spec), newest(spec)
-    seen, withdrawn = target.current_releases(), target.withdrawn()
-    return {r.partition_text: _state(r, seen, withdrawn, known.get(r.partition_text), target) for r in releases}
+    seen, rolled_back = set(target.current_releases().values()), target.rolled_back()
+    owned = {owner["partition"] for owner in target.owners()}
+    states = {}
+    for release in releases:
+        where = release.partition_text
+        if release.id in seen:
+            states[where] = "published"
+        elif release.id in rolled_back:
+            states[where] = "withdrawn"
+        else:
+            states[where] = _under_way(release, known.get(where), target) or ("changed" if where in owned else "new")
+    return states
 
 
 @dataclass(frozen=True)
@@ -95,13 +106,7 @@ def newest(spec: PipelineSpec) -> dict[str, Heard]:
     return {partition: Heard(release, partition in held) for partition, release in last.items()}
 
 
-def _state(
-    release: Release, seen: Mapping[str, str], withdrawn: Collection[str], heard: Heard | None, target: Target
-) -> str:
-    if seen.get(release.partition_text) == release.id:
-        return "published"
-    if release.id in withdrawn:
-        return "withdrawn"
+def _under_way(release: Release, heard: Heard | None, target: Target) -> str | None:
     if heard is not None and heard.at_work:
         return "held"
     charged = heard.release.state if heard is not None and heard.release.release_id == release.id else None
@@ -109,7 +114,7 @@ def _state(
         return "quarantined"
     if target.staged(release.id) is not None or charged in UNFINISHED:
         return "unfinished"
-    return "changed" if release.partition_text in seen else "new"
+    return None
 
 
 # ---- what is selected by it ------------------------------------------------------------------------------------------
@@ -119,7 +124,7 @@ def has_state(state: str, pipeline: Pipeline, key: str | None = None, locate: Lo
     """Whether it is `changed`, `failed` or `new`, told at the least cost. Raises NoiselibError where it cannot be told."""
     spec, _ = load_spec(pipeline.file)
     if state == "new":  # nothing was ever published
-        return not open_target(spec).manifests()
+        return not open_target(spec).owners()
     if state == "changed":  # some partition's release is not published
         return any(found not in ("published", "withdrawn") for found in standing(pipeline.file, key, locate).values())
     if spec.ledger is None:

@@ -20,6 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from contents import contents
 from crashing import MARK, marked, send, until
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -218,7 +219,7 @@ class Airflow:
 
     def known(self) -> bytes:
         """Everything that Airflow keeps: metadata database, logs, settings."""
-        return b"\n".join(file.read_bytes() for file in self.home.rglob("*") if file.is_file())
+        return b"\n".join(contents(self.home).values())
 
 
 def ended(service: subprocess.Popen[bytes]) -> bool:

@@ -81,6 +81,7 @@ def stage(target: Target, one: Release, files: int = 1, directory: str | None = 
 
 def manifest_of(one: Release) -> dict[str, Any]:
     told = {"release_id": one.id, "pipeline": one.pipeline, "partition": one.partition_text, "rows": one.rows_expected}
+    told |= {"partition_by": [name for name, _ in one.partition]}
     charge = {"epsilon": 1.0, "delta": 1e-5, "budget": "trips", "events": ["many"]}
     return told | {"spec": "digest of the spec", "charge": charge, "published": "2026-01-01"}
 

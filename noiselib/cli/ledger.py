@@ -33,8 +33,7 @@ def ledger(arguments: argparse.Namespace) -> int:
             _abandon(ledger, arguments)
             return 0
         if arguments.action == "recover":
-            _recover(ledger, arguments)
-            return 0
+            return _recover(ledger, arguments)
         if arguments.action == "verify":
             verified = ledger_text.verified(ledger, arguments.head)
             print(json.dumps(verified) if arguments.json else ledger_text.verified_text(verified))
@@ -63,18 +62,21 @@ def _abandon(ledger: Ledger, arguments: argparse.Namespace) -> None:
             f"{spec.pipeline!r}; expected the pipeline that the release is of"
         )
     target = open_target(spec)
-    seen = target.manifest(release_id) is not None or release_id in target.withdrawn()
+    seen = target.manifest(release_id) is not None or release_id in target.rolled_back()
     if seen or target.was_charged(release_id):
-        raise LedgerError(f"release {release_id[:12]} is published, or was: its charge is never given back")
+        raise LedgerError(
+            f"release {release_id[:12]}: is published, or was, or its publishing began, so readers may have seen it; its charge "
+            "is never given back"
+        )
     holder = Holder.current()
     ledger.hold(release_id, holder)  # from here on nobody stages it anew
     target.forget(release_id)
     ledger.abandon(release_id, holder=holder)
 
 
-def _recover(ledger: Ledger, arguments: argparse.Namespace) -> None:
-    """Enter what readers may have seen and a ledger restored from a backup does not know. It is spent, whatever is left."""
-    from noiselib.ledger import Budget, Holder, request_of
+def _recover(ledger: Ledger, arguments: argparse.Namespace) -> int:
+    """Enter what readers may have seen and the ledger does not know: it is spent, whatever is left. 1 if some could not be."""
+    from noiselib.charged import enter_noted
     from noiselib.spec import load_spec
     from noiselib.targets import open_target
 
@@ -83,20 +85,19 @@ def _recover(ledger: Ledger, arguments: argparse.Namespace) -> None:
             f"ledger recover: expected a pipeline, whose target knows what was published; got {arguments.ledger}"
         )
     spec, _ = load_spec(spec_file(arguments.ledger))
-    charges, holder, entered = open_target(spec).charges(), Holder.current(), []
-    there = {one.release_id for one in ledger.releases() if one.state == "published" or one.publish_began is not None}
-    for release_id, charged in charges.items():
-        if release_id not in there:
-            asked = request_of(release_id, charged["request"])
-            ledger.reserve(Budget(**charged["budget"]), [asked], holder, settled=[release_id])
-            ledger.catch_up(release_id, holder)
-            entered.append({"release_id": release_id, "partition": asked.partition})
+    target = open_target(spec)
+    found = enter_noted(target, ledger)
+    entered = [{"release_id": one.release_id, "partition": one.partition} for one in found.entered]
     if arguments.json:
-        print(json.dumps(entered))
-        return
-    for one in entered:
-        print(f"release {one['release_id'][:12]} ({one['partition'] or 'whole table'}): entered with its charge")
-    print(f"{len(entered)} releases entered, {len(charges) - len(entered)} were there")
+        print(json.dumps({"entered": entered, "there": found.there, "problems": found.problems}))
+    else:
+        for one in entered:
+            print(f"release {one['release_id'][:12]} ({one['partition'] or 'whole table'}): entered with its charge")
+        for problem in found.problems:
+            print(problem)
+        left = f", {len(found.problems)} not to be entered" if found.problems else ""
+        print(f"{len(entered)} releases entered, {found.there} were there{left}: of those noted beside {target}")
+    return 1 if found.problems else 0
 
 
 def _one_release(ledger: Ledger, prefix: str) -> Release:

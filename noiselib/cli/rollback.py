@@ -57,7 +57,7 @@ def _roll_back(
 
 
 def _entries(target: Target, kept: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    current, withdrawn = {manifest["release_id"] for manifest in target.manifests()}, target.withdrawn()
+    current, withdrawn = {manifest["release_id"] for manifest in target.manifests()}, target.rolled_back()
     return [
         {
             **{name: one[name] for name in ("partition", "release_id", "published", "rows")},

@@ -135,9 +135,9 @@ class Ledger:
         A release already in the ledger, and not abandoned, adds nothing: it may be reserved again after a lost reply
         or to resume. Neither does a published one, which is held like any other: it is made again, where its source
         went back or its target is a new one. `settled` are the ids of releases that the caller saw nothing is left to do
-        for, since readers have seen them: those of them that the ledger calls published are not held, whoever holds them,
-        and those that it does not know, being an older copy, are charged whatever is left. The budget's limit and
-        privacy unit are set when it is first used. `take_over` takes releases from a holder that still has its lease.
+        for: those of them that the ledger calls published are passed over, whoever holds them and whatever budget has
+        paid. The budget's limit and privacy unit are set when it is first used. `take_over` takes releases from a holder
+        that still has its lease.
 
         Raises OverBudget if they do not fit; ReleaseHeld if another process holds one, which lives, or may live and has
         an unexpired lease; SpecError if the budget has another limit or unit, or a release or a memo is in the ledger
@@ -148,19 +148,19 @@ class Ledger:
         with self._writing() as writer:
             _settle(writer, budget)
             known = self._find(writer.connection, [request.release_id for request in requests])
-            for request in requests:
+            done = {one for one, release in known.items() if release.state == "published" and one in settled}
+            todo = [request for request in requests if request.release_id not in done]
+            for request in todo:
                 if (release := known.get(request.release_id)) is not None:
                     checks.check_same(release, request, budget)
-                    if not take_over and not _done(release, settled):
+                    if not take_over:
                         checks.check_lease(release, holder, writer.now)
-            outcome = preview(budget, requests, self._account(writer.connection, budget.name))
-            new = [r for r in requests if r.release_id not in known or known[r.release_id].state == "abandoned"]
-            if not outcome.fits and any(request.release_id not in settled for request in new):
+            outcome = preview(budget, todo, self._account(writer.connection, budget.name))
+            new = [r for r in todo if r.release_id not in known or known[r.release_id].state == "abandoned"]
+            if new and not outcome.fits:  # alone, what was entered may exceed the limit
                 raise checks.over_budget(outcome)
-            for request in requests:
-                release = known.get(request.release_id)
-                if release is None or not _done(release, settled):
-                    _hold(writer, budget, request, release, holder, lease_seconds)
+            for request in todo:
+                _hold(writer, budget, request, known.get(request.release_id), holder, lease_seconds)
         states = {r.release_id: known[r.release_id].state if r.release_id in known else None for r in requests}
         return ReserveResult(budget, outcome.epsilon_before, outcome.epsilon_after, states)
 
@@ -208,11 +208,38 @@ class Ledger:
             if release.publish_began is None:
                 writer.record("publishing", release.budget, release_id)
 
-    def catch_up(self, release_id: str, holder: Holder) -> None:
-        """Readers have seen a release that is not published as far as the ledger knows: now it is."""
-        self.advance(release_id, "staged", holder=holder)
-        self.begin_publish(release_id, holder)
-        self.advance(release_id, "published", holder=holder)
+    def enter(self, budget: Budget, request: ReleaseRequest, holder: Holder, *, take_over: bool = False) -> bool:
+        """Readers may have seen a release: it is charged, whatever is left, and published. False if the ledger knew that.
+
+        So a ledger that was restored from a backup learns what it has forgotten. What it holds of the release is what its
+        publishing began with; without that it is from before, and the request takes its place.
+
+        Raises ReleaseHeld while another process works on it, without `take_over`; SpecError for a budget of another limit
+        or unit, or a memo of another charge.
+        """
+        release_id = request.release_id
+        with self._writing() as writer:
+            known = self._find(writer.connection, [release_id]).get(release_id)
+            if known is not None and known.state == "published":
+                return False
+            if known is not None and not take_over:
+                checks.check_lease(known, holder, writer.now)
+            if known is not None and known.publish_began is not None:
+                writer.record("published", known.budget, release_id)
+                return True
+            _settle(writer, budget)
+            if known is not None and known.state != "abandoned":
+                writer.record("abandoned", known.budget, release_id, {"reason": "entered"})
+            _hold(writer, budget, request, None, holder, LEASE_SECONDS)
+            for event in ("staged", "publishing", "published"):
+                writer.record(event, budget.name, release_id)
+            return True
+
+    def origin(self) -> str | None:
+        """The hash of the history's first line, which this ledger shares with its copies alone; None while it is empty."""
+        first = sa.select(schema.history.c.hash).order_by(schema.history.c.seq).limit(1)
+        with self._reading() as connection:
+            return connection.execute(first).scalar_one_or_none()
 
     def hold(self, release_id: str, holder: Holder, lease_seconds: float = LEASE_SECONDS) -> None:
         """Hold a release to give it up: its noise can then be removed before its charge is given back.
@@ -409,11 +436,6 @@ def _settle(writer: Writer, budget: Budget) -> None:
         writer.record("budget", budget.name, detail=limit)
     elif row.unit is None:
         writer.record("unit", budget.name, detail={"unit": budget.unit})
-
-
-def _done(release: Release, settled: Collection[str]) -> bool:
-    """Whether nobody will work on it: the caller saw that it is done, and the ledger says so too."""
-    return release.state == "published" and release.release_id in settled
 
 
 def _hold(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from noiselib.release import Release
 from noiselib.spark.catalog import prove_name
 from noiselib.spark.reserve import reserved
 from noiselib.spark.run import Run
@@ -17,11 +18,12 @@ from noiselib.spark.steps import OpenSpark, check, must_be_staged, perturb, publ
 
 def walk(run: Run, spark: OpenSpark, steps: Sequence[str] = ("perturb", "check", "publish")) -> None:
     """Reserve, then take `steps` in order. A published release is not computed again; Spark starts only if there is work."""
+    settled = run.settled()
+    todo = [release for release in run.releases if release.id not in settled]
     if steps and steps[0] != "perturb":  # nothing is reserved for what was never made
-        for release in run.releases:
-            if run.settled(release) is None:
-                must_be_staged(run, release)
-    if any(run.settled(release) is None for release in run.releases):
+        for release in todo:
+            must_be_staged(run, release)
+    if todo:
         run.target.prove(run.plan.published, run.spec.source.partition_by)
         if (not steps or "perturb" in steps) and (name := run.spec.target.table):
             prove_name(spark(), run.target, dict(run.plan.published), name)
@@ -30,9 +32,7 @@ def walk(run: Run, spark: OpenSpark, steps: Sequence[str] = ("perturb", "check",
             ledger = held.enter_context(reserved(run))
         for release in run.releases:
             if run.status[release.id] == "withdrawn":
-                what = f"release {release.id[:12]} ({release.partition_text or 'whole table'}) was rolled back from"
-                undo = f"noiselib rollback {run.spec_file} --to {release.id[:12]}"
-                run.tell("publish", f"{what} and stays withdrawn; to undo that: {undo}", release, "warning")
+                _tell_withdrawn(run, release)
         if not run.open():
             unchanged = len(run.releases)
             run.tell("publish", f"nothing to do: {unchanged} releases unchanged", published=0, unchanged=unchanged)
@@ -46,3 +46,14 @@ def walk(run: Run, spark: OpenSpark, steps: Sequence[str] = ("perturb", "check",
                     publish(run, ledger)
     if "publish" in steps and (name := run.spec.target.table):
         register(run, spark, name)
+
+
+def _tell_withdrawn(run: Run, release: Release) -> None:
+    what = f"release {release.id[:12]} ({release.partition_text or 'whole table'}) was rolled back from"
+    rollback = f"noiselib rollback {run.spec_file} --to"
+    run.tell("publish", f"{what} and stays withdrawn; to undo that: {rollback} {release.id[:12]}", release, "warning")
+    favour = run.target.withdrawn()[release.id]["in_favour_of"]
+    if run.before.get(release.partition_text) != favour:
+        what = f"release {favour[:12]} ({release.partition_text or 'whole table'}), which was rolled back to"
+        why = f"{what}, is not in the table as it was published: others have changed it"
+        run.tell("publish", f"{why}; to mend that: {rollback} {favour[:12]}", release, "warning")

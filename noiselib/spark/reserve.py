@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
+from noiselib import charged
 from noiselib.errors import LedgerError, NoiseKeyError, NoiselibError
 from noiselib.failpoint import failpoint
 from noiselib.ledger import LEASE_SECONDS, Ledger
@@ -19,7 +20,7 @@ JOIN_SECONDS = 15.0  # more than a renewal waits for a lock
 @contextmanager
 def reserved(run: Run) -> Iterator[Ledger | None]:
     """Hold the run's releases: their charge durably in the ledger, their leases ours until the block ends."""
-    settled = {release.id: why for release in run.releases if (why := run.settled(release)) is not None}
+    settled = run.settled()
     budget = run.budget
     if budget is None or run.spec.ledger is None:  # no privacy claim: nothing to pay, and no lease to hold
         with run.target.held():
@@ -29,13 +30,14 @@ def reserved(run: Run) -> Iterator[Ledger | None]:
         return
     idle = len(settled) == len(run.releases)
     with nullcontext() if idle else run.target.held(shared=True), Ledger.open(run.spec.ledger) as ledger:
+        _enter_seen(run, ledger, settled)
         _demand_original_key(run, ledger)
         asked = [request(run.plan, release) for release in run.releases]
         try:
             run.reserved = ledger.reserve(budget, asked, run.holder, take_over=run.take_over, settled=settled)
             failpoint("after_reserve")
             for release in run.releases:
-                run.status[release.id] = _state(run, ledger, release, settled.get(release.id))
+                run.status[release.id] = _state(run, release, settled.get(release.id))
             added, after = run.reserved.added, run.reserved.epsilon_after
             _tell_left_behind(run, ledger)
             run.tell("reserve", f"{added:.4g} epsilon added to budget {budget.name}: {after:.4g} of {budget.epsilon:g} "
@@ -45,6 +47,25 @@ def reserved(run: Run) -> Iterator[Ledger | None]:
                 yield ledger
         finally:
             _free(run, ledger)
+
+
+def _enter_seen(run: Run, ledger: Ledger, settled: Collection[str]) -> None:
+    """What readers may have seen is charged before anything else is asked for: a run may have been killed before it told
+    the ledger, or the ledger was restored from a backup and has forgotten it.
+    """
+    assert run.budget is not None
+    entered = charged.enter_forgotten(run.target, ledger, run.spec.pipeline, run.holder)
+    for release in run.releases:
+        state = ledger_state(ledger, release) if release.id in settled else "published"
+        if state != "published":
+            asked = request(run.plan, release)
+            ledger.enter(run.budget, asked, run.holder, take_over=run.take_over)
+            entered += [asked] if state in (None, "abandoned") else []
+    if entered:
+        named = ", ".join(f"{one.release_id[:12]} ({one.partition or 'whole table'})" for one in entered[:5])
+        more = f" and {len(entered) - 5} more" if len(entered) > 5 else ""
+        what = f"the ledger did not know what readers may have seen: {named}{more}, entered with its charge"
+        run.tell("reserve", what, level="warning", entered=[one.release_id for one in entered])
 
 
 def _free(run: Run, ledger: Ledger) -> None:
@@ -65,10 +86,13 @@ def still_held(run: Run, ledger: Ledger | None, releases: Sequence[Release]) -> 
 
 
 def _unfinished(run: Run, ledger: Ledger) -> list[Known]:
-    """What was charged for the run's partitions and not published, by this run's spec, snapshot and key or by others."""
+    """What was charged for the run's partitions and not published, by this run's spec, snapshot and key or by others.
+
+    Without what readers may have seen: its charge stays, whether it is finished or not.
+    """
     mine = {release.partition_text for release in run.releases}
-    known = ledger.releases(run.spec.pipeline)
-    return [one for one in known if one.state in ("reserved", "staged") and one.request.partition in mine]
+    known = [one for one in ledger.releases(run.spec.pipeline) if one.request.partition in mine]
+    return [one for one in known if one.state in ("reserved", "staged") and one.publish_began is None]
 
 
 def _demand_original_key(run: Run, ledger: Ledger) -> None:
@@ -86,9 +110,7 @@ def _demand_original_key(run: Run, ledger: Ledger) -> None:
 def _tell_left_behind(run: Run, ledger: Ledger) -> None:
     """A source that was restated, or a spec that was changed, before its release was made leaves a charge for nothing."""
     ids = {release.id for release in run.releases}
-    others = [one for one in _unfinished(run, ledger) if one.release_id not in ids and one.publish_began is None]
-    # a ledger restored from a backup does not know that readers have seen one
-    others = [one for one in others if not run.target.was_charged(one.release_id)]
+    others = [one for one in _unfinished(run, ledger) if one.release_id not in ids]
     at_work = {one.release_id for one in ledger.at_work(run.spec.pipeline)} if others else set()
     for known in others:
         if known.release_id not in at_work:
@@ -122,11 +144,9 @@ def _renewed(ledger: Ledger, run: Run) -> Iterator[None]:
         thread.join(JOIN_SECONDS)  # it may be waiting for a server that does not answer
 
 
-def _state(run: Run, ledger: Ledger, release: Release, settled: str | None) -> str:
-    """Where the release stands. One that readers see already is published, though a run was killed before it told the ledger."""
+def _state(run: Run, release: Release, settled: str | None) -> str:
+    """Where the release stands."""
     if settled is not None:  # readers see it, or have seen it before it was withdrawn
-        if ledger_state(ledger, release) != "published":
-            ledger.catch_up(release.id, run.holder)
         run.target.discard(release.id)
         return settled
     return "staged" if run.target.staged(release.id) is not None else "reserved"

@@ -61,11 +61,12 @@ class Run:
         """Releases that are to be published and are not yet."""
         return [release for release in self.releases if self.status.get(release.id) not in SETTLED]
 
-    def settled(self, release: Release) -> str | None:
-        """Why there is nothing to do for a release: readers see it, or an operator has rolled back from it."""
-        if self.target.manifest(release.id) is not None:
-            return "unchanged"
-        return "withdrawn" if release.id in self.target.withdrawn() else None
+    def settled(self) -> dict[str, str]:
+        """The releases that nothing is to be done for, each with why: readers see it, or an operator has rolled back from it."""
+        seen, rolled_back = set(self.target.current_releases().values()), self.target.rolled_back()
+        withdrawn = dict.fromkeys(rolled_back, "withdrawn")
+        found = withdrawn | dict.fromkeys(seen, "unchanged")
+        return {release.id: found[release.id] for release in self.releases if release.id in found}
 
     def tell(self, step: str, text: str, release: Release | None = None, level: Level = "info", **fields: Any) -> None:
         """A line of the log, about the pipeline or one release of it."""

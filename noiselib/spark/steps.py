@@ -6,14 +6,14 @@ Each finds what is left to do on disk and in the ledger, so a step that was inte
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from pyspark.sql import SparkSession
 
+from noiselib import charged
 from noiselib.errors import ChecksFailed, InputError, NoiselibError, ReleaseHeld
 from noiselib.failpoint import failpoint
-from noiselib.ledger import Ledger, request_json
+from noiselib.ledger import Ledger
 from noiselib.log_entry import Level
 from noiselib.plan import digest
 from noiselib.release import Release, request
@@ -178,9 +178,8 @@ def publish(run: Run, ledger: Ledger | None) -> None:
         for release in ready:
             if ledger is not None and ledger_state(ledger, release) != "published":
                 ledger.begin_publish(release.id, run.holder)
-            if run.budget is not None:
-                asked = request_json(request(run.plan, release))
-                run.target.note_charge(release.id, {"budget": asdict(run.budget), "request": asked})
+            if ledger is not None and run.budget is not None:
+                charged.note(run.target, ledger, run.budget, request(run.plan, release))
         failpoint("before_publish")
 
     if ready:

@@ -15,7 +15,7 @@ import random
 import re
 import time
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -67,7 +67,7 @@ class Version:
     @cached_property
     def owners(self) -> set[str]:
         """The releases that the table names files of."""
-        return {name[1] for path in self.files if (name := OURS.fullmatch(Path(path).name))}
+        return _owners(self.files)
 
     @cached_property
     def by_partition(self) -> dict[str, set[str]]:
@@ -78,6 +78,10 @@ class Version:
 
     def of(self, partitions: Collection[str]) -> set[str]:
         return {path for one in partitions for path in self.by_partition.get(one, ())}
+
+
+def _owners(paths: Iterable[str]) -> set[str]:
+    return {name[1] for path in paths if (name := OURS.fullmatch(Path(path).name))}
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,15 @@ class CommittedTarget(Target):
 
     def manifests(self) -> list[Manifest]:
         return sorted(self._seen(self._current()).values(), key=lambda manifest: str(manifest["partition"]))
+
+    def owners(self) -> list[Manifest]:
+        version = self._current()
+        files = version.by_partition if version else {}
+        last = {entry["partition"]: entry["release_id"] for entry in self._history()}
+        ids = {one for paths in files.values() for one in _owners(paths)}
+        ids |= {one for partition, one in last.items() if version and not _owners(files.get(partition, ()))}
+        found = [manifest for one in ids if (manifest := self._read(one)) is not None]
+        return sorted(found, key=lambda manifest: str(manifest["partition"]))
 
     def _seen(self, version: Version | None) -> dict[str, Manifest]:
         """The releases that readers see, by id."""
@@ -324,7 +337,7 @@ class CommittedTarget(Target):
             needed = {file["path"] for manifest in chosen for file in manifest["files"]} | {
                 *(version.files if version else ())
             }
-            ids = {manifest["release_id"] for manifest in chosen} | (version.owners if version else set())
+            ids = {manifest["release_id"] for manifest in [*chosen, *self.owners()]}
             self._let_go(needed)
             for file in sorted((self.path / self.data_folder).rglob("*.parquet")):
                 if OURS.fullmatch(file.name) and str(file.relative_to(self.path)) not in needed:

@@ -139,22 +139,21 @@ class Workspace:
     # -- charged
 
     def note_charge(self, release_id: str, charged: Mapping[str, Any]) -> None:
-        """What the release costs, for good, before any reader sees it."""
-        if not self.was_charged(release_id):
-            self._charge_file(release_id).parent.mkdir(parents=True, exist_ok=True)
-            write_json(self._charge_file(release_id), charged)
+        """What the release costs, before any reader sees it."""
+        self.charge_file(release_id).parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.charge_file(release_id), charged)
 
     def was_charged(self, release_id: str) -> bool:
         """Whether readers may have seen the release, whatever a ledger says."""
-        return self._charge_file(release_id).exists()
+        return self.charge_file(release_id).exists()
 
-    def _charge_file(self, release_id: str) -> Path:
+    def charge_file(self, release_id: str) -> Path:
+        """What was noted of its charge."""
         return self.home / "charged" / f"{release_id}.json"
 
-    def charges(self) -> dict[str, dict[str, Any]]:
-        """What was noted of every release that readers may have seen, by its id."""
-        files = sorted((self.home / "charged").glob("[0-9a-f]*.json"))
-        return {file.stem: charged for file in files if (charged := read_json(file)) is not None}
+    def charged(self) -> set[str]:
+        """The ids of all releases that readers may have seen."""
+        return {file.stem for file in (self.home / "charged").glob("[0-9a-f]*.json")}
 
     # -- one at a time
 

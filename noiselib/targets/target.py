@@ -40,6 +40,12 @@ class Target(Workspace):
     def manifests(self) -> list[Manifest]:
         """The manifests of all releases that are published now, by partition."""
 
+    def owners(self) -> list[Manifest]:
+        """The manifests of the releases that the table is of, also where others have changed a partition so that it holds
+        none as it was published: those that readers see any rows of, else the one that was current last.
+        """
+        return self.manifests()
+
     @abstractmethod
     def readable(self) -> dict[str, list[str]]:
         """The data files that readers get now, by the partition's text; below `path`, in directories named as Spark names them."""
@@ -65,9 +71,15 @@ class Target(Workspace):
         with self.alone():
             if before is not None:
                 self.demand_unmoved(releases, before)
-            self.reinstate([manifest["release_id"] for manifest in self.manifests()])
+            self.reinstate([manifest["release_id"] for manifest in self.owners()])
             begin()
             self._publish(releases, manifests)
+
+    def rolled_back(self) -> dict[str, Any]:
+        """The releases that were rolled back from, without what a killed rollback has noted: the table is of those still."""
+        marks = self.withdrawn()
+        owners = {manifest["release_id"] for manifest in self.owners()} if marks else set()
+        return {one: mark for one, mark in marks.items() if one not in owners}
 
     def current_releases(self) -> dict[str, str]:
         """The release that is published now, of each partition by its text."""
@@ -94,7 +106,7 @@ class Target(Workspace):
             if self.manifest(release_id) is not None:
                 self.reinstate([release_id])
                 return
-            replaced = [m["release_id"] for m in self.manifests() if m["partition"] == partition]
+            replaced = {m["release_id"] for m in self.owners() if m["partition"] == partition} - {release_id}
             self.withdraw(replaced, partition, release_id)
             self._restore(manifest)
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from clusters import Cluster
+from contents import contents
 from crashing import Count, Outcome, Started, collected, make_pipeline, outcome, restate, send, start, target_of, until
 from small_pipeline import SMALL_SCHEMA, Small
 
@@ -104,8 +105,8 @@ def finished(small: Small, expected: Outcome) -> None:
 
 def events(small: Small, name: str) -> list[str]:
     """The lines of the Spark event log about this event."""
-    files = [file for file in (small.home / "events").rglob("*") if file.is_file() and file.suffix != ".crc"]
-    lines = [line for file in files for line in file.read_text().splitlines()]
+    texts = [text.decode() for file, text in contents(small.home / "events").items() if file.suffix != ".crc"]
+    lines = [line for text in texts for line in text.splitlines()]
     return [line for line in lines if f'"Event":"{name}"' in line]
 
 

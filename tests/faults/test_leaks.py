@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pyarrow.dataset as ds
 import pytest
+from contents import contents
 from processes import Watched, watched
 from pyspark.sql import SparkSession
 from repeating import repeating
@@ -155,8 +156,8 @@ def written(small: Small) -> dict[str, bytes]:
     Java may still be removing its scratch files; what they were is kept.
     """
     own = (small.home / "source", small.home / "noise.key", small.home / "scratch")
-    files = [f for f in small.home.rglob("*") if f.is_file() and not any(f == o or o in f.parents for o in own)]
-    texts = {str(f.relative_to(small.home)): f.read_bytes() for f in files}
+    found = {f: text for f, text in contents(small.home).items() if not any(f == o or o in f.parents for o in own)}
+    texts = {str(f.relative_to(small.home)): text for f, text in found.items()}
     texts |= {f"{n} unpacked": gzip.decompress(t) for n, t in texts.items() if n.endswith(".gz")}
     for name in [name for name in texts if name.endswith(".parquet")]:
         texts[f"{name} as values"] = repr(ds.dataset(small.home / name).to_table().to_pylist()).encode()

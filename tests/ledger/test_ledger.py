@@ -76,17 +76,57 @@ def test_one_release_one_charge(ledger):
 def test_what_readers_have_seen_is_charged_whatever_is_left(ledger):
     """A ledger restored from a backup learns of it; of nothing else beside it."""
     ledger.reserve(BUDGET, [request(1, charge=CHARGE.times(9))], ME)
-    with pytest.raises(OverBudget):
-        ledger.reserve(BUDGET, [request(2, charge=CHARGE.times(9)), request(3)], ME, settled=["r2"])
-    assert [release.release_id for release in ledger.releases()] == ["r1"]
-    ledger.reserve(BUDGET, [request(2, charge=CHARGE.times(9))], ME, settled=["r2"])
-    ledger.catch_up("r2", ME)
+    seen = request(2, charge=CHARGE.times(9))
+    assert ledger.enter(BUDGET, seen, ME)
     [status] = ledger.show()
     assert (status.spent > BUDGET.epsilon, status.remaining) == (True, 0.0)
-    assert ledger.release("r2").state == "published"
+    assert (ledger.release("r2").state, ledger.release("r2").holder) == ("published", None)
+    before = ledger.history()
+    assert not ledger.enter(BUDGET, seen, ME)
+    assert ledger.history() == before
     with pytest.raises(OverBudget):
         ledger.reserve(BUDGET, [request(3)], ME)
+    with pytest.raises(LedgerError, match="is published"):
+        ledger.abandon("r2")
     assert ledger.verify().problems == ()
+
+
+def test_what_readers_have_seen_takes_the_place_of_what_was_reserved_before(ledger):
+    """The backup is from before the release was given up and made again, for another budget and charge."""
+    ledger.reserve(BUDGET, [request(1), request(2)], ELSEWHERE)
+    other, seen = replace(BUDGET, name="other"), request(1, charge=CHARGE.times(2))
+    with pytest.raises(ReleaseHeld, match="elsewhere"):
+        ledger.enter(other, seen, ME)
+    assert ledger.enter(other, seen, ME, take_over=True)
+    assert (ledger.release("r1").request, ledger.release("r1").budget) == (seen, "other")
+    spent = {status.budget.name: status.spent for status in ledger.show()}
+    assert spent == {"features": pytest.approx(0.1, rel=1e-2), "other": pytest.approx(0.2, rel=1e-2)}
+    with pytest.raises(SpecError, match="limit it is in use with"):
+        ledger.enter(replace(other, epsilon=2.0), request(3), ME)
+    assert ledger.release("r3") is None
+    assert ledger.verify().problems == ()
+
+
+def test_what_began_to_be_published_is_entered_as_it_was_charged(ledger):
+    ledger.reserve(BUDGET, [request(1)], ME)
+    ledger.advance("r1", "staged", holder=ME)
+    ledger.begin_publish("r1", ME)
+    assert ledger.enter(replace(BUDGET, name="other"), request(1, charge=CHARGE.times(2)), ME)
+    release = ledger.release("r1")
+    assert (release.state, release.budget, release.request) == ("published", "features", request(1))
+    assert [status.budget.name for status in ledger.show()] == ["features"]
+    assert ledger.verify().problems == ()
+
+
+def test_a_ledger_and_its_copies_have_one_origin(ledger, tmp_path):
+    assert ledger.origin() is None
+    ledger.reserve(BUDGET, [request(1)], ME)
+    origin = ledger.origin()
+    ledger.reserve(BUDGET, [request(2)], ME)
+    assert ledger.origin() == origin == ledger.history()[0].hash
+    with Ledger.create(f"sqlite:///{tmp_path}/another.db") as another:
+        another.reserve(BUDGET, [request(1)], ME)
+        assert another.origin() != origin
 
 
 def test_a_memo_keeps_its_charge(ledger):
@@ -357,6 +397,16 @@ def test_what_is_settled_is_neither_held_nor_refused(ledger):
     ledger.free(["r3"], ELSEWHERE)
     ledger.reserve(BUDGET, [request(3)], ME, settled=["r3"])
     assert ledger.release("r3").holder == ME
+
+
+def test_what_is_settled_was_paid_from_whatever_budget(ledger):
+    publish(ledger, 1)
+    other = replace(BUDGET, name="other")
+    with pytest.raises(SpecError, match=r"'features'.*'other'"):
+        ledger.reserve(other, [request(1)], ME)
+    result = ledger.reserve(other, [request(1), request(2)], ME, settled=["r1"])
+    assert (result.epsilon_before, ledger.release("r1").budget) == (0.0, "features")
+    assert result.added == pytest.approx(0.1, rel=1e-2)
 
 
 def test_renewing_tells_whether_all_of_them_are_held(ledger):

@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pyarrow as pa
@@ -35,7 +36,7 @@ from tables import (
 )
 
 from noiselib.errors import NoiselibError
-from noiselib.targets import MANIFESTS, Target, committed
+from noiselib.targets import MANIFESTS, Target, committed, demand_own
 
 pytestmark = pytest.mark.faults
 
@@ -333,6 +334,70 @@ def test_a_release_of_which_others_have_changed_some_files_counts_no_more(kind, 
     assert target.current_releases() == {f"day={day}": release(1, day).id for day in (1, 2)}
     assert seen(kind, home) == ids((1, 1), (1, 2))
     assert sorted(read(kind, home)["value"]) == list(range(2 * ROWS))
+
+
+def all_rewritten(kind: str, home: Path) -> None:
+    rows = pa.table({"day": pa.array([1] * 7, pa.int32()), "release": ["foreign"] * 7, "value": range(7)})
+    if kind == "delta":
+        write_deltalake(str(home / "out"), rows, mode="overwrite", predicate="day = 1")
+    else:
+        catalog_of(home).load_table("features.trips").overwrite(rows, EqualTo("day", 1))
+
+
+def all_deleted(kind: str, home: Path) -> None:
+    if kind == "delta":
+        DeltaTable(str(home / "out")).delete("day = 1")
+    else:
+        catalog_of(home).load_table("features.trips").delete(EqualTo("day", 1))
+
+
+OTHERS = [rows_deleted, rows_added, all_rewritten, all_deleted]
+
+
+@pytest.fixture
+def changed_twice(kind: str, home: Path, target: Target) -> Target:
+    """Two releases of day 1, the second of which readers see, and one of day 2."""
+    for version, *days in ((1, 1, 2), (2, 1)):
+        values = {day: pa.array(range(ROWS * day - ROWS, ROWS * day)) for day in days}
+        publish(target, *[stage(target, release(version, day), files=3, value=values[day]) for day in days])
+    return target
+
+
+@pytest.mark.parametrize("others", OTHERS)
+def test_rolling_back_withdraws_a_release_that_others_have_changed(kind, home, changed_twice, others):
+    """Else the next run would publish it again, and undo the rollback."""
+    others(kind, home)
+    changed_twice.rollback(next(one for one in changed_twice.kept() if one["release_id"] == release(1, 1).id))
+    for reader in (changed_twice, open_table(kind, home)):
+        assert reader.rolled_back().keys() == {release(2, 1).id}
+        assert reader.current_releases() == {f"day={day}": release(1, day).id for day in (1, 2)}
+
+
+@pytest.mark.parametrize("others", OTHERS)
+def test_a_rollback_that_was_killed_before_it_happened_withdraws_nothing_also_where_others_change_the_rows(
+    kind, home, changed_twice, others
+):
+    changed_twice.withdraw([release(2, 1).id], "day=1", release(1, 1).id)
+    others(kind, home)
+    assert changed_twice.rolled_back() == {}
+    publish(changed_twice, stage(changed_twice, release(2, 1), files=3, value=pa.array(range(ROWS))))
+    assert changed_twice.withdrawn() == {}
+    assert changed_twice.current_releases() == {"day=1": release(2, 1).id, "day=2": release(1, 2).id}
+
+
+@pytest.mark.parametrize("others", OTHERS)
+def test_a_table_that_others_have_changed_stays_its_pipelines(kind, home, others):
+    target = open_table(kind, home)
+    publish(target, stage(target, release(1, 1), files=3, value=pa.array(range(ROWS))))
+    others(kind, home)
+    assert (target.manifests(), [one["release_id"] for one in target.owners()]) == ([], [release(1, 1).id])
+    for pipeline in ("trips", "other"):
+        spec = SimpleNamespace(pipeline=pipeline, source=SimpleNamespace(partition_by=["day"]))
+        if pipeline == "trips":
+            assert demand_own(target, spec) == {}
+        else:
+            with pytest.raises(NoiselibError, match="holds a release of pipeline trips"):
+                demand_own(target, spec)
 
 
 def delete_a_row(home: Path, content: DataFileContent = DataFileContent.POSITION_DELETES) -> None:
