@@ -44,19 +44,20 @@ def read(target: Target, release_id: str) -> Noted:
         raise NoiselibError(f"{file}: not what noiselib noted of a release's charge: {error!r}") from None
 
 
-def enter_forgotten(target: Target, ledger: Ledger, pipeline: str, holder: Holder) -> list[ReleaseRequest]:
+def enter_forgotten(
+    target: Target, ledger: Ledger, pipeline: str, holder: Holder, take_over: bool = False
+) -> list[ReleaseRequest]:
     """Enter what this ledger had charged, or the one it is a copy of, and knows no more.
 
     One whose publishing began is not forgotten: its charge counts, and a run may be at work on it.
     """
-    noted = (
-        target.charged()
-    )  # before the ledger is read: publishing begins there first, also that of a run beside this one
+    # Before the ledger is read: publishing begins there first, also that of a run beside this one.
+    noted = target.charged()
     kept = {one.release_id for one in ledger.releases(pipeline) if one.state == "published" or one.publish_began}
     missing = sorted(noted - kept)
     origin = ledger.origin() if missing else None
     ours = [one for release_id in missing if (one := read(target, release_id)).origin == origin]
-    return [one.request for one in ours if ledger.enter(one.budget, one.request, holder)]
+    return [one.request for one in ours if ledger.enter(one.budget, one.request, holder, take_over=take_over)]
 
 
 @dataclass(frozen=True)

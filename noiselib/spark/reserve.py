@@ -54,7 +54,7 @@ def _enter_seen(run: Run, ledger: Ledger, settled: Collection[str]) -> None:
     the ledger, or the ledger was restored from a backup and has forgotten it.
     """
     assert run.budget is not None
-    entered = charged.enter_forgotten(run.target, ledger, run.spec.pipeline, run.holder)
+    entered = charged.enter_forgotten(run.target, ledger, run.spec.pipeline, run.holder, run.take_over)
     for release in run.releases:
         state = ledger_state(ledger, release) if release.id in settled else "published"
         if state != "published":

@@ -48,7 +48,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
         data = json.loads(text)
     except ValueError:
         raise NoiselibError(f"{path}: not valid JSON; expected a file that noiselib wrote") from None
-    return dict(data)
+    if not isinstance(data, dict):
+        raise NoiselibError(f"{path}: holds {text[:40]!r}; expected a JSON object, as noiselib wrote it")
+    return data
 
 
 def sync_directories(root: Path) -> None:

@@ -164,10 +164,13 @@ def test_what_another_ledger_has_charged_is_entered_on_demand_alone(small: Small
 
 def test_a_note_that_cannot_be_used_keeps_no_other_out(small: Small) -> None:
     back_up_before(small)
-    seen = sorted(run(small, restated_by=1.0) for _ in range(3))
+    seen = sorted(run(small, restated_by=1.0) for _ in range(3))  # 9 of 10
     restore(small)
     notes = [small.home / ".published.noiselib" / "charged" / f"{one}.json" for one in seen]
     good = json.loads(notes[0].read_text())
+    notes[0].write_text("[]")
+    assert f"{notes[0]}: holds '[]'; expected a JSON object" in ledger(small, "recover").out
+    restore(small)
     notes[0].write_text(json.dumps(good | {"version": 2}))
     notes[1].write_text(json.dumps(good | {"request": {"pipeline": "small"}}))
     answer = ledger(small, "recover", "--json")
