@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def test_a_pipeline_waits_for_its_source(airflow: Airflow) -> None:
         "fourth": "pipeline: fourth\nsource: {path: g.h, format: table}\ntarget: {path: h.i, format: iceberg}\n"
         "schedule: {every: source}",
         "mirror": "pipeline: mirror\nsource: {path: h.i, format: iceberg, catalog: mine}\nschedule: {every: source}\n"
-        "target: {path: h.i, format: iceberg, catalog: {uri: 'postgresql+psycopg://me:secret@host/c', warehouse: w}}",
+        "target: {path: h.i, format: iceberg, catalog: {uri: 'postgresql+psycopg://me:se/cr?et@host/c?password=secret', warehouse: w}}",
         "named": "pipeline: named\nsource: {path: x}\ntarget: {path: y, table: spark_catalog.g.h}",
     }
     for name, text in texts.items():
@@ -117,7 +118,7 @@ def test_a_pipeline_waits_for_its_source(airflow: Airflow) -> None:
     assert loaded["errors"] == {}
     dags = loaded["dags"]
     # as noiselib/address.py has it
-    there = "noiselib://table/postgresql%2Bpsycopg%3A%2F%2Fme%40host%2Fc/h.i"
+    there = "noiselib://table/postgresql%2Bpsycopg%3A%2F%2Fhost%2Fc/h.i"
     assert (dags["mirror"]["assets"], dags["mirror"]["outlets"]) == (["noiselib://table/mine/h.i"], [there])
     assert dags["named"]["outlets"] == [(PROJECT / "y").as_uri(), *dags["fourth"]["assets"]]
     assert dags["second"]["assets"] == dags["first"]["outlets"] == [(PROJECT / "b").as_uri()]
@@ -234,16 +235,46 @@ def test_a_broken_spec_is_named_and_takes_no_other_down(airflow: Airflow) -> Non
     for name, text in texts.items():
         (airflow.pipelines / f"{name}.yaml").write_text(text)
     (airflow.pipelines / "latin1.yaml").write_bytes(b"pipeline: \xe9")
+    hostile = make_hostile(airflow.pipelines)
     loaded = airflow.load_dags()
     assert [*loaded["dags"]] == ["good"]
     assert list(loaded["errors"]) == ["broken_pipelines.py"]  # not the file of the DAGs: Airflow would deactivate them
+    error = loaded["errors"]["broken_pipelines.py"]
     for name in {*texts, "latin1"} - {"good"}:
-        assert str(airflow.pipelines / f"{name}.yaml") in loaded["errors"]["broken_pipelines.py"]
+        assert str(airflow.pipelines / f"{name}.yaml") in error
+    for name, what in hostile.items():
+        assert f"{airflow.pipelines / name}.yaml: {what}" in error, name
+    assert max(map(len, error.splitlines())) < 500
+
+
+def make_hostile(folder: Path) -> dict[str, str]:
+    """Specs that would end or hold up the process that reads them; what is said of each."""
+    laughs = "".join(f"  a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+    texts = {
+        "deep": ("pipeline: deep\ncolumns: " + "[" * 50_000, "line 2: nested too deeply; expected at most 50 levels"),
+        "laughs": (f"pipeline: laughs\nschedule:\n  a0: &a0 [x]\n{laughs}", "line 3: anchors and aliases are not"),
+        "sixty": ("pipeline: sixty\nschedule: {retries: 1" + ":59" * 300_000 + "}", "line 2: a number of more than 400"),
+        "large": ("pipeline: large\n" + "#" * 1_000_000, "larger than 1000000 bytes; expected a spec"),
+        "wordy": ("pipeline: " + "Wordy " * 1000, "pipeline is 'Wordy Wordy "),
+        "keys": ("pipeline: keys\nschedule: {" + "k" * 1000 + ": 1}", "schedule.kkkkkk"),
+    }
+    for name, (text, _) in texts.items():
+        (folder / f"{name}.yaml").write_text(text)
+    os.mkfifo(folder / "pipe.yaml")
+    (folder / "endless.yaml").symlink_to("/dev/zero")
+    (folder / "folder.yaml").mkdir()
+    other = dict.fromkeys(("pipe", "endless", "folder"), "is no regular file; expected a spec")
+    return {name: what for name, (_, what) in texts.items()} | other
 
 
 SCHEDULES = {  # what stands in the spec -> what is said of it
-    "[]": None,  # nothing is scheduled
-    "[1]": "schedule is [1]; expected a mapping",
+    "null": None,  # nothing is scheduled
+    "{}": None,
+    "[]": "schedule is of type list; expected a mapping",
+    "false": "schedule is of type bool; expected a mapping",
+    "''": "schedule is of type str; expected a mapping",
+    "0": "schedule is of type int; expected a mapping",
+    "['https://a.example/SECRET']": "schedule is of type list; expected a mapping",
     "{often: true}": "schedule.often: unknown key; expected one of every, start,",
     "{every: sometimes, start: 2013-01-01}": "schedule.every is 'sometimes'; expected source, a preset such as @monthly, or a",
     "{every: '0 25 * * *', start: 2013-01-01}": "schedule.every is '0 25 * * *'",
@@ -271,11 +302,12 @@ SCHEDULES = {  # what stands in the spec -> what is said of it
     "{partition: {day: '%d/%m/%Y'}}": "schedule.partition is {'day': '%d/%m/%Y'}; expected patterns of strftime by partition",
     "{partition: {day: '%!'}}": "schedule.partition is {'day': '%!'}; expected patterns of strftime by partition",
     "{partition: {day: '%F'}}": None,
-    "{notify: {url: 'ftp://a.example'}}": "schedule.notify is {'url': 'ftp://a.example'}; expected url (http... or",
-    "{notify: {url: 'https://a.example/', when: []}}": "schedule.notify is {'url': 'https://a.example/', 'when': []}; expected",
+    "{notify: {url: 'ftp://a.example/SECRET'}}": "schedule.notify is not as it should be; expected url (http... or",
+    "{notify: {url: 'https://a.example/SECRET', when: []}}": "schedule.notify is not as it should be; expected url",
+    "{notify: 'https://a.example/SECRET'}": "schedule.notify is not as it should be; expected url",
     "{retry_delay: soon}": "schedule.retry_delay is 'soon'; expected a duration like 30s, 5m, 2h or 1d",
     "{partition: {month: 3}}": "schedule.partition is {'month': 3}; expected patterns of strftime by partition column",
-    "{notify: {url: 'https://a.example/', when: [never]}}": "schedule.notify is {'url': 'https://a.example/', 'when': ['never']}",
+    "{notify: {url: 'https://a.example/SECRET', when: [never]}}": "schedule.notify is not as it should be; expected url",
     "{notify: {url: 'https://a.example/', when: [success]}}": None,
 }
 
@@ -286,6 +318,7 @@ def test_a_wrong_schedule_is_named(airflow: Airflow) -> None:
     loaded = airflow.load_dags()
     assert list(loaded["errors"]) == ["broken_pipelines.py"]
     error = loaded["errors"]["broken_pipelines.py"]
+    assert "SECRET" not in error  # whoever sees the DAGs sees it
     for number, (text, what) in enumerate(SCHEDULES.items()):
         if what is None:
             assert f"p{number}" in loaded["dags"], text
