@@ -150,17 +150,15 @@ def must_be_plain(raw: bytes) -> None:
     """
     depth = 0
     for event in yaml.parse(raw, LOADER):
+        line = event.start_mark.line + 1
+        text = event.value if isinstance(event, yaml.ScalarEvent) and event.implicit[0] else ""
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if getattr(event, "anchor", None):
-            raise ValueError(f"line {event.start_mark.line + 1}: anchors and aliases are not allowed")
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        elif isinstance(event, yaml.ScalarEvent) and event.implicit[0] and len(event.value) > MAX_NUMBER:
-            if event.value[0] in "+-0123456789":
-                raise ValueError(f"line {event.start_mark.line + 1}: a number of more than {MAX_NUMBER} characters")
+            raise ValueError(f"line {line}: anchors and aliases are not allowed")
         if depth > MAX_DEPTH:
-            raise ValueError(f"line {event.start_mark.line + 1}: nested too deeply; expected at most {MAX_DEPTH} levels")
+            raise ValueError(f"line {line}: nested too deeply; expected at most {MAX_DEPTH} levels")
+        if len(text) > MAX_NUMBER and text[0] in "+-0123456789":
+            raise ValueError(f"line {line}: a number of more than {MAX_NUMBER} characters")
 
 
 def shown(value: Any) -> str:

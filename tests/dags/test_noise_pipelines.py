@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,8 @@ def test_a_pipeline_waits_for_its_source(airflow: Airflow) -> None:
         "fourth": "pipeline: fourth\nsource: {path: g.h, format: table}\ntarget: {path: h.i, format: iceberg}\n"
         "schedule: {every: source}",
         "mirror": "pipeline: mirror\nsource: {path: h.i, format: iceberg, catalog: mine}\nschedule: {every: source}\n"
-        "target: {path: h.i, format: iceberg, catalog: {uri: 'postgresql+psycopg://me:se/cr?et@host/c?password=secret', warehouse: w}}",
+        "target: {path: h.i, format: iceberg, catalog: {warehouse: w,\n"
+        "  uri: 'postgresql+psycopg://me:se/cr?et@host/c?password=secret'}}",
         "named": "pipeline: named\nsource: {path: x}\ntarget: {path: y, table: spark_catalog.g.h}",
     }
     for name, text in texts.items():
@@ -161,37 +163,42 @@ def test_a_run_by_hand_makes_the_partition_of_the_interval_that_its_date_lies_in
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); from noise_tasks import *; from pipeline_specs import *\n"
         "from datetime import timedelta; from pendulum import datetime as at, now\n"
+        "from types import SimpleNamespace\n"
         "from airflow.timetables.interval import CronDataIntervalTimetable as Cron\n"
+        "from airflow.sdk.api.datamodels._generated import DagRunType\n"
         "named = read_pipelines(PIPELINES)[0]\n"
-        "def tell(name, date, interval=None):\n"
+        "def tell(name, date, interval=None, kind='manual'):\n"
         "    every = named[name].schedule.every\n"
         "    if every and date:  # as Airflow does for its API\n"
         "        interval = interval or Cron(every, 'UTC').infer_manual_data_interval(run_after=date).start\n"
-        "    context = {'params': {'partition': None}, 'logical_date': date, 'data_interval_start': interval}\n"
+        "    context = {'params': {'partition': None}, 'logical_date': date, 'data_interval_start': interval,\n"
+        "               'dag_run': SimpleNamespace(run_type=DagRunType(kind))}\n"
         "    try: print(name, partition_of(named[name], context))\n"
         "    except AirflowFailException as error: print(name, error)\n"
-        "tell('month', at(2013, 1, 1), at(2013, 1, 1))  # the schedule's own, or a backfill's\n"
+        "tell('month', at(2013, 1, 1), at(2013, 1, 1), 'scheduled'); tell('month', at(2013, 1, 1), at(2013, 1, 1), 'backfill')\n"
         "tell('month', at(2013, 2, 1)); tell('month', at(2013, 2, 15, 12)); tell('month', at(2013, 2, 28, 23, 59, 59, 999999))\n"
         "tell('month', at(2013, 2, 15), at(2026, 1, 1))  # airflow dags trigger: the interval before the present\n"
         "tell('quarter', at(2013, 8, 9)); tell('week', at(2013, 1, 9)); tell('free', at(2013, 1, 9))\n"
         "tell('month', now('UTC')); tell('month', now('UTC') + timedelta(days=400)); tell('month', None)\n"
         "first = now('UTC').start_of('month')\n"
+        "tell('month', first, first)  # an interval may be given by hand as well\n"
         "tell('month', first); tell('month', first - timedelta(seconds=1)); print(first.subtract(months=1).month)\n"
     )
-    told = airflow.must("python", "-c", script, PROJECT / "airflow_dags").splitlines()[-14:]
-    assert told[:8] == [
-        "month month=1",
+    told = airflow.must("python", "-c", script, PROJECT / "airflow_dags").splitlines()[-16:]
+    assert told[:9] == [
+        *["month month=1"] * 2,
         *["month month=2"] * 4,
         "quarter year=2013/month=07",
         "week day=2013-01-06",
         "free day=2013-01-09",
     ]
     # what has not ended would be charged like all of it
-    for refused in (told[8], told[9], told[11]):
+    for refused in (told[9], told[10], told[12], told[13]):
         assert " is in an interval that ends at " in refused
-        assert refused.endswith(", or the parameter partition")
-    assert told[10].endswith("this run has no logical date; expected one, or the parameter partition")
-    assert told[12] == f"month month={told[13]}"
+        assert ", or the parameter partition. Clear this run after " in refused
+        assert refused.endswith(", or delete it: Airflow schedules no second run of one date")
+    assert told[11].endswith("this run has no logical date; expected one, or the parameter partition")
+    assert told[14] == f"month month={told[15]}"
 
 
 def test_a_partition_is_quoted_whole(airflow: Airflow) -> None:
@@ -203,6 +210,59 @@ def test_a_partition_is_quoted_whole(airflow: Airflow) -> None:
         "print(partition_of(p, {'params': {'partition': None}, 'logical_date': datetime(2013, 1, 2)}))\n"
     )
     assert airflow.must("python", "-c", script, PROJECT / "airflow_dags").endswith("day=02%2F01%2F2013\n")
+
+
+SPEC_ERROR = "a.yaml:3: columns.x is 1: expected a mapping", "a.yaml:9: key is 2: expected text", "and 7 problems more"
+FAILED_CHECKS = "checks failed, nothing is published:", "month=1: row_count (warn)", "year=2013/month=2: row_count"
+
+
+def test_a_notice_says_why_in_both_forms_of_the_log(airflow: Airflow) -> None:
+    """All lines of a reason, and no line of Spark's, which may quote values of the data."""
+    begin = "plan: exit code 2 (bad usage or spec): not tried again: "
+    spark = "26/01/01 10:00:00 ERROR Executor: name=VALUE"
+    entry = {
+        "time": "2026-01-01",
+        "level": "error",
+        "event": "\n".join(SPEC_ERROR),
+        "error": "SpecError",
+        "exit_code": 2,
+    }
+    other = {"level": "error", "event": "name=VALUE", "logger": "spark"}
+    errors = [
+        f"{begin}SpecError: " + "\n".join(SPEC_ERROR) + f"\n{spark}\na.yaml:1: VALUE",
+        f"{begin}{json.dumps(other)}\n{json.dumps(entry)}\n{spark}\n{{VALUE",
+        begin + json.dumps(entry),
+        "check: exit code 3: Cannot execute: spark-submit\n"
+        f"{spark}\nChecksFailed: " + "\n".join(FAILED_CHECKS) + f"\n{spark}\nmonth=3: VALUE",
+        "Cannot execute: VALUE",
+    ]
+    script = (
+        "import sys, json; sys.path.insert(0, sys.argv[1]); from notices import told\n"
+        "print(json.dumps([told(error) for error in json.loads(sys.argv[2])]))\n"
+    )
+    answer = airflow.must("python", "-c", script, PROJECT / "airflow_dags", json.dumps(errors))
+    plan = "\n".join(["plan: exit code 2 (bad usage or spec)", "SpecError: " + SPEC_ERROR[0], *SPEC_ERROR[1:]])
+    check = "\n".join(["check: exit code 3", "ChecksFailed: " + FAILED_CHECKS[0], *FAILED_CHECKS[1:]])
+    assert json.loads(answer.splitlines()[-1]) == [plan, plan, plan, check, "failed; the task's log says why"]
+
+
+def test_what_is_missing_on_a_worker_is_named_and_not_tried_again(airflow: Airflow) -> None:
+    (airflow.pipelines / "p.yaml").write_text("pipeline: p\nkey: airflow:noise")
+    script = (
+        "import os, sys; sys.path.insert(0, sys.argv[1]); from noise_tasks import *; from pipeline_specs import *\n"
+        "task = Command(task_id='report'); task.pipeline = read_pipelines(PIPELINES)[0]['p']\n"
+        "def tell(work):\n"
+        "    try: work()\n"
+        "    except AirflowFailException as error: print(error)\n"
+        "del os.environ['PYSPARK_PYTHON']; tell(lambda: task.execute({'params': {'partition': 'a=1'}}))\n"
+        'os.environ[\'AIRFLOW_CONN_NOISE\'] = \'{"conn_type": "generic", "password": "not a key"}\'\n'
+        "os.environ['NOISELIB_KEY_DIR'] = '/nowhere'; tell(lambda: lent_key('noise').__enter__())\n"
+    )
+    told = airflow.must("python", "-c", script, PROJECT / "airflow_dags").splitlines()[-2:]
+    assert told == [
+        "PYSPARK_PYTHON is not set; expected the Python of the jobs' environment",
+        "NOISELIB_KEY_DIR is '/nowhere'; expected a folder in which jobs find a key",
+    ]
 
 
 def test_a_notice_that_fails_does_not_tell_its_address(airflow: Airflow) -> None:
@@ -253,7 +313,10 @@ def make_hostile(folder: Path) -> dict[str, str]:
     texts = {
         "deep": ("pipeline: deep\ncolumns: " + "[" * 50_000, "line 2: nested too deeply; expected at most 50 levels"),
         "laughs": (f"pipeline: laughs\nschedule:\n  a0: &a0 [x]\n{laughs}", "line 3: anchors and aliases are not"),
-        "sixty": ("pipeline: sixty\nschedule: {retries: 1" + ":59" * 300_000 + "}", "line 2: a number of more than 400"),
+        "sixty": (
+            "pipeline: sixty\nschedule: {retries: 1" + ":59" * 300_000 + "}",
+            "line 2: a number of more than 400",
+        ),
         "large": ("pipeline: large\n" + "#" * 1_000_000, "larger than 1000000 bytes; expected a spec"),
         "wordy": ("pipeline: " + "Wordy " * 1000, "pipeline is 'Wordy Wordy "),
         "keys": ("pipeline: keys\nschedule: {" + "k" * 1000 + ": 1}", "schedule.kkkkkk"),
