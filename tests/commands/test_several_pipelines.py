@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -310,6 +311,19 @@ def test_metrics_of_several_need_files_of_their_own(chain: Chain):
         assert f'noiselib_exit_status{{command="run",pipeline="{name}"}} 2.0' in text
     assert chain.noiselib("run", "--select", "first", "--metrics", one).code == 2
     assert (chain.home / "all.prom").exists()  # of one pipeline a plain file will do
+
+
+def test_a_line_about_all_pipelines_bears_the_name_of_none(chain: Chain):
+    for name in ("first", "apart"):
+        chain.specs[name]["columns"]["colour"] = {"drop": True}
+    chain.write_specs()
+    file_of("apart").rename(file_of("aside"))
+    (chain.home / "run_results.json").mkdir()  # which cannot be written, as is told at the end
+    answer = chain.noiselib("run", "first", str(file_of("aside")), "--log", "json")
+    lines = [json.loads(line) for line in answer.err.splitlines()]
+    assert "run results run_results.json: not written" in lines[-1]["event"]
+    assert not {"pipeline", "step"} & lines[-1].keys()
+    assert [line["pipeline"] for line in lines if "error" in line] == ["apart", "first"]
 
 
 def test_a_loop_runs_nothing(chain: Chain):

@@ -32,7 +32,9 @@ def test_tables_of_one_name_in_different_catalogs_are_told_apart():
     assert len(found) == len(catalogs) + 1
 
 
-@pytest.mark.parametrize("user", ["", "ann@", "ann:secret@", "ann:se/cret@", "ann:se?cr#et@", ":secret@", "ann:s@cr@t@"])
+@pytest.mark.parametrize(
+    "user", ["", "ann@", "ann:secret@", "ann:se/cret@", "ann:se?cr#et@", ":secret@", "ann:s@cr@t@"]
+)
 @pytest.mark.parametrize("query", ["", "?password=secret", "?user=ann&password=s@cret"])
 def test_an_address_holds_no_password(user: str, query: str):
     uri = f"postgresql+psycopg://{user}host/lake{query}"
