@@ -29,9 +29,9 @@ def locator(arguments: argparse.Namespace) -> Locate:
         from noiselib.key import UNKNOWN, known_id
         from noiselib.spark.catalog import find_table
 
-        key: str | None = getattr(arguments, "key", None) or spec.key  # `audit` has no --key
-        if known_id(key) == UNKNOWN:
-            key = None  # no setting can show a key that is not at hand; who needs it, as a run does, says that it is missing
+        reference: str = getattr(arguments, "key", None) or spec.key  # `audit` has no --key
+        # no setting can show a key that is not at hand; who needs it, as a run does, says that it is missing
+        key = None if known_id(reference) == UNKNOWN else reference
         return find_table(open_spark(arguments, spec.pipeline, key), spec.source.path)
 
     return locate
