@@ -150,15 +150,19 @@ def must_be_plain(raw: bytes) -> None:
     """
     depth = 0
     for event in yaml.parse(raw, LOADER):
-        line = event.start_mark.line + 1
-        text = event.value if isinstance(event, yaml.ScalarEvent) and event.implicit[0] else ""
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if getattr(event, "anchor", None):
-            raise ValueError(f"line {line}: anchors and aliases are not allowed")
-        if depth > MAX_DEPTH:
-            raise ValueError(f"line {line}: nested too deeply; expected at most {MAX_DEPTH} levels")
-        if len(text) > MAX_NUMBER and text[0] in "+-0123456789":
-            raise ValueError(f"line {line}: a number of more than {MAX_NUMBER} characters")
+        what = ""
+        if isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        elif getattr(event, "anchor", None):
+            what = "anchors and aliases are not allowed"
+        elif isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            what = f"nested too deeply; expected at most {MAX_DEPTH} levels" if depth > MAX_DEPTH else ""
+        elif isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_NUMBER:
+            is_number = event.implicit[0] and event.value[0] in "+-0123456789"
+            what = f"a number of more than {MAX_NUMBER} characters" if is_number else ""
+        if what:
+            raise ValueError(f"line {event.start_mark.line + 1}: {what}")
 
 
 def shown(value: Any) -> str:
