@@ -23,6 +23,9 @@ from croniter import croniter
 from pipeline_specs import PROJECT, Pipeline
 
 FINAL = {2: "bad usage or spec", 3: "checks failed, quarantined", 4: "over budget"}  # exit codes that no retry changes
+TIMED = ("scheduled", "backfill")  # types of runs whose date is the schedule's
+TOLD_LINES = 101  # of stderr in an error: as many as noiselib tells of one failure
+KEY_DIR = "NOISELIB_KEY_DIR"
 SPARK_CONF = str(PROJECT / os.environ["NOISELIB_SPARK_CONF"]) if os.environ.get("NOISELIB_SPARK_CONF") else None
 
 
@@ -50,9 +53,9 @@ def partition_of(pipeline: Pipeline, context: Any) -> str | None:
 def date_of(pipeline: Pipeline, context: Any) -> datetime:
     """The start of the interval that a run's logical date lies in: for a run of the schedule or a backfill that date itself.
 
-    A run by hand may have any date. Airflow gives it the interval before that date or, from its command line, before the
-    present, so that February's first would make January. An interval that lasts is refused: what there is of it would be
-    charged like all of it.
+    A run by hand may have any date, and any interval. Airflow gives it the one before that date or, from its command line,
+    before the present, so that February's first would make January. An interval that lasts is refused: what there is of it
+    would be charged like all of it.
     """
     logical_date, every = context.get("logical_date"), pipeline.schedule.every
     if logical_date is None:
@@ -60,7 +63,7 @@ def date_of(pipeline: Pipeline, context: Any) -> datetime:
             f"{pipeline.file}: schedule.partition is {pipeline.schedule.partition}, and this run has no logical date; "
             "expected one, or the parameter partition"
         )
-    if every is None or context.get("data_interval_start") == logical_date:
+    if every is None or context["dag_run"].run_type in TIMED:
         return logical_date
     line = croniter(every, logical_date)
     end = line.get_next(datetime)
@@ -68,7 +71,8 @@ def date_of(pipeline: Pipeline, context: Any) -> datetime:
     if end > datetime.now(UTC):
         raise AirflowFailException(
             f"{pipeline.file}: the run's logical date {logical_date} is in an interval that ends at {end}; "
-            f"expected a date before {start}, or the parameter partition"
+            f"expected a date before {start}, or the parameter partition. Clear this run after {end}, or delete it: "
+            "Airflow schedules no second run of one date"
         )
     return start
 
@@ -105,7 +109,10 @@ def lent_key(connection: str | None) -> Iterator[list[str]]:
     key = BaseHook.get_connection(connection).password
     if not key:
         raise AirflowFailException(f"connection {connection}: has no password; expected the noise key in it")
-    with TemporaryDirectory(prefix="noiselib-", dir=os.environ.get("NOISELIB_KEY_DIR")) as folder:
+    place = os.environ.get(KEY_DIR) or None
+    if place and not os.path.isdir(place):
+        raise AirflowFailException(f"{KEY_DIR} is {place!r}; expected a folder in which jobs find a key")
+    with TemporaryDirectory(prefix="noiselib-", dir=place) as folder:
         file = Path(folder) / "noise.key"
         file.touch(mode=0o600)
         file.write_text(key + "\n", "ascii")
@@ -140,7 +147,9 @@ class Command(BaseOperator):
     told = ""  # the last lines of its stderr
 
     def execute(self, context: Any) -> Any:
-        python = os.environ["PYSPARK_PYTHON"]  # the jobs' environment has one
+        python = os.environ.get("PYSPARK_PYTHON")
+        if not python:
+            raise AirflowFailException("PYSPARK_PYTHON is not set; expected the Python of the jobs' environment")
         with lent_key(self.pipeline.key_connection if self.task_id == "plan" else None) as key:
             words = [*arguments(self.pipeline, self.task_id, context), "--json", *key]
             if self.task_id == "plan" and SPARK_CONF:
@@ -169,7 +178,7 @@ class Command(BaseOperator):
             reader.start()
             answer = self.process.stdout.read()
             reader.join()
-        self.told = "\n".join(lines[-10:])
+        self.told = "\n".join(lines[-TOLD_LINES:])
         return self.process.returncode, answer
 
     def on_kill(self) -> None:

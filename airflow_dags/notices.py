@@ -1,5 +1,6 @@
 """Who is told how a run ended: a POST of JSON to the address that the spec's schedule.notify names."""
 
+import json
 import re
 from typing import Any
 
@@ -10,14 +11,37 @@ from noise_tasks import OverBudget
 from pipeline_specs import Pipeline
 
 TIMEOUT_SECONDS = 10
-OURS = "OverBudget|ChecksFailed|SpecError|InputError|NoiseKeyError|LedgerError|ReleaseHeld|NoiselibError"
+OURS = re.compile(
+    r"\b(OverBudget|ChecksFailed|SpecError|InputError|NoiseKeyError|LedgerError|ReleaseHeld|NoiselibError): (.+)"
+)
+# lines after the first of an error: a place in a spec, a setting, a partition, the number of those left out
+MORE = re.compile(r".+\.ya?ml:[0-9]+: .+|Spark setting refused: .+|(\S+ )?\w+=[^\s:]+: .+|and [0-9]+ problems more")
 
 
 def told(error: str) -> str:
-    """What noiselib says of a failure. Other lines are Spark's, which may quote values of the data."""
+    """What noiselib says of a failure, in either form of its log. Other lines are Spark's, which may quote values of the data."""
     step = re.match(r"\w+: exit code [0-9]+(?: \([a-z, ]+\))?", error)
-    lines = re.findall(rf"(?:{OURS}): [^\n]*", error)
-    return "\n".join([step[0] if step else "failed; the task's log says why", *lines])
+    kept, goes_on = [step[0] if step else "failed; the task's log says why"], False
+    for line in error.splitlines():
+        said = of_json(line) or line
+        found = OURS.search(said)
+        goes_on = bool(found or (goes_on and MORE.fullmatch(line)))
+        if goes_on:
+            kept.append(said[found.start() :] if found else line)
+    return "\n".join(kept)
+
+
+def of_json(line: str) -> str | None:
+    """The text of an error's line in the log's other form (NOISELIB_LOG=json); None for any other line."""
+    try:
+        entry = json.loads(line[line.index("{") :])
+    except (ValueError, RecursionError):
+        return None
+    return (
+        f"{entry['error']}: {entry['event']}"
+        if isinstance(entry, dict) and {"error", "event"} <= entry.keys()
+        else None
+    )
 
 
 class Notice(BaseNotifier):

@@ -6,6 +6,7 @@ YAML; noiselib, which its tasks run, judges the rest of them.
 
 import os
 import re
+import stat
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -23,6 +24,12 @@ PIPELINES = PROJECT / (os.environ.get("NOISELIB_PIPELINES") or "conf/pipelines")
 NAME = "[a-z][a-z0-9_]{0,62}"  # as in the spec
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where there is one: some times as fast
 PARTS = ("pipeline", "source", "target", "key", "schedule")
+# What noiselib/yaml_text.py refuses: here it would end or hold up the process that makes all DAGs.
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 50
+MAX_NUMBER = 400  # characters
+MAX_SHOWN = 80  # characters of a value in an error
+MAX_TOLD = 1000  # characters of an error
 # These four as in noiselib/schedule.py: what it would refuse in the first task is refused here.
 PRESETS = ("@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly")
 FIELDS = (  # of a cron line: least, greatest, names
@@ -39,6 +46,9 @@ WORDS = [  # by field
 ITEM = re.compile(r"(\*|(?P<first>[0-9a-z]+)(-(?P<last>[0-9a-z]+))?)(/[1-9][0-9]*)?")
 YEARS = range(1970, 2100)
 CRON = {"@quarterly": "0 0 1 */3 *"}  # Airflow's, and not croniter's
+SECRETS = [  # of a catalog's URI, as in noiselib/address.py
+    re.compile(part, re.DOTALL) for part in (r"(?<=://)[^:/]*(:[^@]*)?@", r"\?.*", r"(?<=://)[^/].*@")
+]
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -90,7 +100,7 @@ def read_pipelines(directory: Path) -> tuple[dict[str, Pipeline], list[str]]:
             pipeline = read_pipeline(file)
             named[pipeline.name].append(pipeline)
         except Exception as error:  # of any kind: an error that came out would take all other DAGs down
-            broken.append(f"{file}: {error}")
+            broken.append(f"{file}: {str(error)[:MAX_TOLD]}")
     for name, same in named.items():
         if len(same) > 1:
             files = ", ".join(str(pipeline.file) for pipeline in same)
@@ -102,8 +112,9 @@ def read_pipeline(file: Path) -> Pipeline:
     spec = read_parts(file)
     name = spec.get("pipeline")
     if not isinstance(name, str) or not re.fullmatch(NAME, name):
-        raise ValueError(f"pipeline is {name!r}; expected a name like {NAME}")
-    schedule = read_schedule(spec.get("schedule") or {})
+        raise ValueError(f"pipeline is {shown(name)}; expected a name like {NAME}")
+    given = spec.get("schedule")
+    schedule = read_schedule({} if given is None else given)
     source, target = (table_uri(spec.get(table)) for table in ("source", "target"))
     named = spec["target"].get("table") if isinstance(spec.get("target"), dict) else None
     table = table_uri({"path": named, "format": "table"})
@@ -117,13 +128,46 @@ def read_pipeline(file: Path) -> Pipeline:
 
 def read_parts(file: Path) -> dict[str, Any]:
     """The parts of a spec that a DAG is made of. Its columns, most of it, are not made into objects: that takes long."""
-    loader = LOADER(file.read_bytes())
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise ValueError("is no regular file; expected a spec")  # another may never come to its end
+    with file.open("rb") as content:
+        raw = content.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise ValueError(f"larger than {MAX_BYTES} bytes; expected a spec")
+    must_be_plain(raw)
+    loader = LOADER(raw)
     try:
         root = loader.get_single_node()
         parts = root.value if isinstance(root, yaml.MappingNode) else []
         return {key.value: loader.construct_object(value, deep=True) for key, value in parts if key.value in PARTS}
     finally:
         loader.dispose()
+
+
+def must_be_plain(raw: bytes) -> None:
+    """Raises ValueError for what may not be made into objects: libyaml dies of deep nesting, aliases unfold a small file into
+    a huge one, and a number of base 60 takes minutes to read.
+    """
+    depth = 0
+    for event in yaml.parse(raw, LOADER):
+        what = ""
+        if isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        elif getattr(event, "anchor", None):
+            what = "anchors and aliases are not allowed"
+        elif isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            what = f"nested too deeply; expected at most {MAX_DEPTH} levels" if depth > MAX_DEPTH else ""
+        elif isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_NUMBER:
+            is_number = event.implicit[0] and event.value[0] in "+-0123456789"
+            what = f"a number of more than {MAX_NUMBER} characters" if is_number else ""
+        if what:
+            raise ValueError(f"line {event.start_mark.line + 1}: {what}")
+
+
+def shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def table_uri(table: Any) -> str | None:
@@ -144,17 +188,20 @@ def table_uri(table: Any) -> str | None:
 
 
 def catalog_label(catalog: Any) -> str:
-    """Tells catalogs of Iceberg apart, in one part of a URI and without a password, as noiselib/address.py does."""
+    """Tells catalogs of Iceberg apart, in one part of a URI and without what may be secret, as noiselib/address.py does."""
     if not isinstance(catalog, dict):
         return str(catalog or "default")
-    uri, name = re.sub("(://[^:/@]*):[^/]*@", r"\1@", str(catalog.get("uri"))), catalog.get("name", "default")
+    uri, name = str(catalog.get("uri")), catalog.get("name", "default")
+    for secret in SECRETS:
+        uri = secret.sub("", uri)
     return quote(uri if name == "default" else f"{uri}#{name}", safe="")
 
 
 def read_schedule(given: Any) -> Schedule:
     """Raises ValueError for what no DAG can be made of, naming it."""
     if not isinstance(given, dict):
-        raise ValueError(f"schedule is {given!r}; expected a mapping")
+        # neither it nor notify is shown: an address of notices may be a secret, and whoever sees the DAGs sees this
+        raise ValueError(f"schedule is of type {type(given).__name__}; expected a mapping")
     read = {
         "every": (_when, "source, a preset such as @monthly, or a cron line"),
         "start": (_day, f"a date like 2013-01-31, of the years {YEARS[0]} to {YEARS[-1]}"),
@@ -168,12 +215,13 @@ def read_schedule(given: Any) -> Schedule:
     values = {}
     for name, value in given.items():
         if name not in read:
-            raise ValueError(f"schedule.{name}: unknown key; expected one of {', '.join(read)}")
+            raise ValueError(f"schedule.{str(name)[:MAX_SHOWN]}: unknown key; expected one of {', '.join(read)}")
         if value is None:
             continue
         made = read[name][0](value)
         if made is None:
-            raise ValueError(f"schedule.{name} is {value!r}; expected {read[name][1]}")
+            what = "is not as it should be" if name == "notify" else f"is {shown(value)}"
+            raise ValueError(f"schedule.{name} {what}; expected {read[name][1]}")
         values[name] = made
     schedule = Schedule(**values)
     must_fit_together(schedule)

@@ -9,6 +9,9 @@ from urllib.parse import quote
 from noiselib.spec import Catalog, Table, Target
 
 CATALOGS = "noiselib://table"
+SECRETS = [  # of a catalog's URI: who reads it, as SQLAlchemy takes it; the query; and what else stands before an @
+    re.compile(part, re.DOTALL) for part in (r"(?<=://)[^:/]*(:[^@]*)?@", r"\?.*", r"(?<=://)[^/].*@")
+]
 
 
 def address_of(table: Table | Target) -> tuple[str, str]:
@@ -26,8 +29,10 @@ def in_session(table: str) -> tuple[str, str]:
 
 
 def _label(catalog: Catalog | str | None) -> str:
-    """Tells catalogs of Iceberg apart, in one part of a URI and without a password."""
+    """Tells catalogs of Iceberg apart, in one part of a URI and without what may be secret."""
     if not isinstance(catalog, Catalog):
         return catalog or "default"
-    uri = re.sub("(://[^:/@]*):[^/]*@", r"\1@", catalog.uri)
+    uri = catalog.uri
+    for secret in SECRETS:
+        uri = secret.sub("", uri)
     return quote(uri if catalog.name == "default" else f"{uri}#{catalog.name}", safe="")

@@ -18,10 +18,10 @@ def told(problems: Collection[str]) -> str:
     return "\n".join([*islice(problems, SHOWN_PROBLEMS), *([f"and {more} problems more"] if more > 0 else [])])
 
 
-def choice(names: Collection[str]) -> str:
+def choice(names: Collection[str], shown: int = SHOWN_NAMES) -> str:
     """What a name could have been, of very many the first only."""
-    more = len(names) - SHOWN_NAMES
-    return ", ".join([*islice(names, SHOWN_NAMES), *([f"and {more} more"] if more > 0 else [])])
+    more = len(names) - shown
+    return ", ".join([*islice(names, shown), *([f"and {more} more"] if more > 0 else [])])
 
 
 def exit_code(error: BaseException | None) -> int:

@@ -20,6 +20,7 @@ from noiselib.errors import NoiseKeyError
 from noiselib.noise.stream import derive
 
 KEY_BYTES = 32
+UNKNOWN = "unknown"  # the id of a key that is not at hand
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,11 @@ def load_key(reference: str) -> NoiseKey:
 
 
 def known_id(reference: str) -> str:
-    """The key's id, or "unknown": a plan without the key at hand is still a plan, which counts memoized columns anew."""
+    """The key's id, or UNKNOWN: a plan without the key at hand is still a plan, which counts memoized columns anew."""
     try:
         return load_key(reference).id
     except NoiseKeyError:
-        return "unknown"
+        return UNKNOWN
 
 
 def absolute(reference: str) -> str:

@@ -6,12 +6,13 @@ Spark is needed for a table of its catalog alone, which `locate` finds. `key`: w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from noiselib.address import address_of, in_session
-from noiselib.errors import SpecError
+from noiselib.errors import NoiselibError, SpecError
 from noiselib.key import load_key
 from noiselib.ledger import Ledger
 from noiselib.ledger import Release as Known
@@ -57,6 +58,16 @@ def load_plan(spec_file: Path, locate: Locate | None = None) -> tuple[PipelineSp
     spec, positions = load_spec(spec_file)
     table = read_source(spec, positions, locate)
     return spec, make_plan(spec, table, positions), table
+
+
+@contextmanager
+def reading(spec: PipelineSpec) -> Iterator[None]:
+    """What the system cannot read of a pipeline's tables is a NoiselibError of that pipeline: one of many hides no other."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # RuntimeError: pathlib's, of a loop of links
+        what = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        raise NoiselibError(f"pipeline {spec.pipeline}, target {spec.target.path}: cannot be read ({what})") from None
 
 
 # ---- where releases stand --------------------------------------------------------------------------------------------
@@ -123,11 +134,16 @@ def _under_way(release: Release, heard: Heard | None, target: Target) -> str | N
 def has_state(state: str, pipeline: Pipeline, key: str | None = None, locate: Locate | None = None) -> bool:
     """Whether it is `changed`, `failed` or `new`, told at the least cost. Raises NoiselibError where it cannot be told."""
     spec, _ = load_spec(pipeline.file)
+    with reading(spec):
+        return _has_state(state, spec, pipeline.file, key, locate)
+
+
+def _has_state(state: str, spec: PipelineSpec, file: Path, key: str | None, locate: Locate | None) -> bool:
     if state == "new":  # nothing was ever published
         return not open_target(spec).owners()
     if state == "changed":  # some partition's release is not published
-        return any(found not in ("published", "withdrawn") for found in standing(pipeline.file, key, locate).values())
+        return any(found not in ("published", "withdrawn") for found in standing(file, key, locate).values())
     if spec.ledger is None:
-        return bool({"quarantined", "unfinished"} & set(standing(pipeline.file, key, locate).values()))
+        return bool({"quarantined", "unfinished"} & set(standing(file, key, locate).values()))
     # some partition's newest release failed its checks or stopped on its way
     return any(heard.release.state in UNFINISHED and not heard.at_work for heard in newest(spec).values())

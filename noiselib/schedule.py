@@ -52,9 +52,7 @@ def _has_day(months: set[int], days: set[int]) -> bool:
 
 
 def _numbers(part: str, field: str) -> set[int]:
-    """Those that a field, already found right, stands for; all for a range that does not rise, which readers of cron lines
-    understand differently.
-    """
+    """Those that a field, already found right, stands for."""
     _, least, greatest, names = next(known for known in FIELDS if known[0] == field)
 
     def number(word: str) -> int:
@@ -65,11 +63,25 @@ def _numbers(part: str, field: str) -> set[int]:
         first, step = number(item["first"] or str(least)), int(item["step"] or 1)
         if item["last"]:
             last = number(item["last"])
-            numbers |= set(range(first, last + 1, step) if first < last else range(least, greatest + 1))
+            rises = first < last
+            numbers |= set(range(first, last + 1, step)) if rises else _round(first, last, step, least, greatest)
         else:
             alone = item["first"] and not item["step"]
             numbers |= {first} if alone else set(range(first, greatest + 1, step))
     return numbers
+
+
+def _round(first: int, last: int, step: int, least: int, greatest: int) -> set[int]:
+    """What a range that does not rise stands for to croniter, by which Airflow schedules: readers of cron lines differ here.
+
+    From a number to itself it is all there are; else it goes on at the beginning, and a step across the end is one longer.
+    """
+    if first == last:
+        return set(range(least, greatest + 1, step))
+    upwards = range(first, greatest + 1, step)
+    passed = greatest - upwards[-1]  # by the last step, at the end
+    skipped = 0 if passed == step - 1 else step - passed
+    return {*upwards, *range(least + skipped, last + 1, step)}
 
 
 def _day(text: str) -> str:

@@ -53,6 +53,14 @@ def main(home: Path) -> None:
     tell("verify", "verify", path="features.small")
     tell("run by path", "run", path=f"{home}/source", format="parquet")
     tell("ls", "ls", path="features.small")
+    small.spec["key"], lent = "airflow:noise", f"file:{home / 'noise.key'}"
+    for command in ("plan", "ls", "run"):  # without the key, and then with it, as a task of Airflow's has it
+        tell(f"{command} without its key", command, path="features.small")
+        tell(f"{command} with a lent key", command, "--key", lent, path="features.small")
+    showing = home / "showing.conf"
+    showing.write_text(conf.read_text() + f"spark.noise {(home / 'noise.key').read_text()}")
+    tell("plan that shows a lent key", "plan", "--spark-conf", str(showing), "--key", lent, path="features.small")
+    small.spec["key"] = lent
     tell("run calendar", "run", path="features.calendar")
     for table in ("small", "texts", "lines", "seen", "nowhere", "a.b.c"):
         tell(f"plan {table}", "plan", path=f"features.{table}")

@@ -95,8 +95,10 @@ def log(line: str, level: str = "info", **fields: Any) -> None:
 
 
 def about(**fields: Any) -> None:
-    """All lines are about this from here on: the pipeline, the step."""
+    """All lines are about this from here on: the pipeline, the step; None: about none."""
     _SUBJECT.update(fields)
+    for name in [name for name, value in _SUBJECT.items() if value is None]:
+        del _SUBJECT[name]
 
 
 def progress(began: float) -> Say:

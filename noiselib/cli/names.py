@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,18 @@ def spec_file(pipeline: str) -> Path:
         known = ", ".join(sorted(path.stem for path in PIPELINES.glob("*.yaml"))) or "none here"
         raise SpecError(f"pipeline {pipeline!r}: expected a spec's path, or a name in {PIPELINES}: {known}")
     return file
+
+
+def name_of(pipeline: str) -> str:
+    """The name that its spec gives the pipeline, also where the rest of the spec is wrong; without one the file's."""
+    from noiselib.spec import NAME
+    from noiselib.yaml_text import read_yaml
+
+    try:
+        name = read_yaml(spec_file(pipeline))[0].get("pipeline")
+    except SpecError:  # which the command itself tells of
+        name = None
+    return name if isinstance(name, str) and re.fullmatch(NAME, name) else Path(pipeline).stem
 
 
 def pipeline_or_release(text: str) -> tuple[Path, str | None]:

@@ -120,7 +120,7 @@ class Observers:
 
         from noiselib.report import metrics
 
-        pipeline = run.spec.pipeline if run else Path(outcome["pipeline"]).stem
+        pipeline = outcome["pipeline"]
         verdicts = [verdict for found in run.verdicts.values() for verdict in found] if run else []
         seconds, code = (run.seconds if run else {}), exit_code(failure)
         ended = metrics.Ended(pipeline, self.command, code, outcome, seconds, verdicts, _budget(run))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noiselib.cli.log import about, log, progress
-from noiselib.cli.names import partitions, spec_file
+from noiselib.cli.names import name_of, partitions, spec_file
 from noiselib.cli.observe import Observers
 from noiselib.cli.signals import Interrupted
 from noiselib.cli.spark import locator, open_spark
@@ -39,15 +39,20 @@ def walk(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def take(arguments: argparse.Namespace, pipeline: str, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Take the command's steps of `pipeline`. What came of it is told by `tell`, also where this then raises."""
+def take(
+    arguments: argparse.Namespace, pipeline: str, tell: Callable[[dict[str, Any]], None], name: str = ""
+) -> dict[str, Any]:
+    """Take the command's steps of `pipeline`, whose name is `name` if that is known already. What came of it is told by `tell`,
+    also where this then raises.
+    """
     began, started = time.monotonic(), now()
     run: Run | None = None
     failure: BaseException | None = None
     observers = Observers(arguments.step)
-    outcome = nothing_of(pipeline, "failed")
-    about(pipeline=pipeline, step="plan")
+    outcome = nothing_of(name or pipeline, "failed")
     try:
+        outcome["pipeline"] = name = name or name_of(pipeline)
+        about(pipeline=name, step="plan")
         observers = Observers.asked(arguments)
         from noiselib.spark import path, session  # takes seconds
         from noiselib.spark.manifest import results
@@ -57,8 +62,7 @@ def take(arguments: argparse.Namespace, pipeline: str, tell: Callable[[dict[str,
         run = prepare(where, wanted, progress(began), key_reference=arguments.key, locate=locator(arguments))
         key = run.spec.key
         session.check_conf(arguments.spark_conf, key)  # here too: before anything is reserved
-        name, run.take_over = run.spec.pipeline, arguments.take_over
-        about(pipeline=name)
+        run.take_over = arguments.take_over
         run.on_step = lambda step: about(step=step)
         observers.started(run)
         path.walk(run, lambda: open_spark(arguments, name, key), STEPS[arguments.step])

@@ -60,6 +60,7 @@ def _run_each(
                 continue
             log(f"{pipeline.name}: {len(results) + 1} of {len(pipelines)}")
             codes[pipeline.name] = _run_one(arguments, pipeline, results)
+        about(pipeline=None, step=None)  # what follows is about all of them
     except KeyboardInterrupt:
         left = pipelines[len(results) :]
         results += [{**path.nothing_of(one.name, "skipped"), "reason": "interrupted before it began"} for one in left]
@@ -83,7 +84,7 @@ def _run_one(arguments: argparse.Namespace, pipeline: Pipeline, results: list[di
             error = SpecError(pipeline.problem)
             results.append({**path.nothing_of(pipeline.name, "failed"), "error": path.described(error)})
             raise error
-        path.take(arguments, str(pipeline.file), lambda came: results.append(came | {"pipeline": pipeline.name}))
+        path.take(arguments, str(pipeline.file), results.append, pipeline.name)
     except Exception as error:
         return told(error, arguments.directory)
     return 0

@@ -26,8 +26,12 @@ def locator(arguments: argparse.Namespace) -> Locate:
     """Finds a source in Spark's catalog. Spark starts for that alone: other sources are found without it."""
 
     def locate(spec: PipelineSpec) -> Catalogued:
+        from noiselib.key import UNKNOWN, known_id
         from noiselib.spark.catalog import find_table
 
-        return find_table(open_spark(arguments, spec.pipeline, spec.key), spec.source.path)
+        reference: str = getattr(arguments, "key", None) or spec.key  # `audit` has no --key
+        # no setting can show a key that is not at hand; who needs it, as a run does, says that it is missing
+        key = None if known_id(reference) == UNKNOWN else reference
+        return find_table(open_spark(arguments, spec.pipeline, key), spec.source.path)
 
     return locate

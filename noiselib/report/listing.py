@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from noiselib.errors import NoiselibError
-from noiselib.pipelines import standing
+from noiselib.pipelines import reading, standing
 from noiselib.report.ledger_text import account_of, table
 from noiselib.selection import Graph, Pipeline
 from noiselib.snapshot import Locate
@@ -42,10 +42,11 @@ def _entry(pipeline: Pipeline, depends_on: Sequence[str], key: str | None, locat
     spec, _ = load_spec(pipeline.file)
     entry |= {"source": spec.source.path, "target": spec.target.path}
     try:
-        manifests = open_target(spec).manifests()
-        entry["last_published"] = max((manifest["published"] for manifest in manifests), default=None)
-        entry["budget"] = account_of(spec)
-        entry["partitions"] = dict(sorted(Counter(standing(pipeline.file, key, locate).values()).items()))
+        with reading(spec):
+            manifests = open_target(spec).manifests()
+            entry["last_published"] = max((manifest["published"] for manifest in manifests), default=None)
+            entry["budget"] = account_of(spec)
+            entry["partitions"] = dict(sorted(Counter(standing(pipeline.file, key, locate).values()).items()))
     except NoiselibError as error:
         entry["problem"] = str(error)
     return entry

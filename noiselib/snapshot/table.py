@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from noiselib.errors import InputError, SpecError
+from noiselib.errors import InputError, SpecError, choice
 from noiselib.yaml_text import Positions
 
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+SHOWN = 12  # partitions in an error
 RANGE = re.compile(r"(-?[0-9]{1,19})\.\.(-?[0-9]{1,19})")
 PartitionValue = int | str | None
 Partition = tuple[tuple[str, PartitionValue], ...]
@@ -73,16 +74,17 @@ def choose_partitions(table: TableMetadata, wanted: Sequence[dict[str, str]]) ->
     if not wanted:
         return list(table.partitions)
     chosen: list[Partition] = []
-    for choice in wanted:
-        for name in choice:
+    for asked in wanted:
+        for name in asked:
             if name not in table.partition_by:
                 raise SpecError(
                     f"--partition {name}: expected one of the partition columns: {', '.join(table.partition_by) or 'none'}"
                 )
-        matching = [p for p in table.partitions if all(is_wanted(dict(p)[name], text) for name, text in choice.items())]
+        matching = [p for p in table.partitions if all(is_wanted(dict(p)[name], text) for name, text in asked.items())]
         if not matching:
-            text = ", ".join(f"{name}={value}" for name, value in choice.items())
-            raise InputError(f"source {table.path}: no partition {text}")
+            text = ", ".join(f"{name}={value}" for name, value in asked.items())
+            known = choice([partition_argument(partition) for partition in table.partitions], SHOWN)
+            raise InputError(f"source {table.path}: no partition {text}; expected one of {known or 'none'}")
         chosen += [p for p in matching if p not in chosen]
     return chosen
 

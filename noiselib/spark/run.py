@@ -12,7 +12,7 @@ from typing import Any
 from noiselib.key import load_key
 from noiselib.ledger import Budget, Holder, ReserveResult
 from noiselib.log_entry import Level, LogEntry, Say
-from noiselib.pipelines import load_plan
+from noiselib.pipelines import load_plan, reading
 from noiselib.plan import Plan
 from noiselib.release import Release, budget_of, make_releases
 from noiselib.snapshot import Locate, TableMetadata, choose_partitions
@@ -102,8 +102,10 @@ def prepare(
     spec = spec.model_copy(update={"key": key_reference or spec.key})
     key = load_key(spec.key)
     releases = make_releases(plan, table, choose_partitions(table, wanted), key, snapshot)
-    target = open_target(spec)
-    run = Run(spec_file, spec, plan, table, target, releases, say, demand_own(target, spec))
+    with reading(spec):
+        target = open_target(spec)
+        before = demand_own(target, spec)
+    run = Run(spec_file, spec, plan, table, target, releases, say, before)
     noised = len(plan.noised)
     run.tell("plan", f"{spec.pipeline}: {len(releases)} releases, {noised} noised columns{pinned(table)}",
              releases=len(releases), noised_columns=noised, source_version=table.version)  # fmt: skip

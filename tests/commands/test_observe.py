@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -16,6 +18,7 @@ from listening import absent, hanging, listening
 from prometheus_client.parser import text_string_to_metric_families
 from small_pipeline import Answer, Small
 
+from noiselib.cli import main
 from noiselib.cli.observe import PATIENCE, asked_place
 from noiselib.errors import ChecksFailed, SpecError, exit_code
 from noiselib.ledger import Budget, BudgetStatus
@@ -92,6 +95,30 @@ def test_a_failed_command_is_told_and_the_last_success_stays(small: Small):
     assert reserve(small, *places).code == 2  # not even the releases are known
     assert numbers(file.read_text())["exit_status"] == 2
     assert len(events(small.home / "events.jsonl")) == 12
+
+
+@pytest.mark.parametrize("broken", ["spec", "source", "key"])
+def test_failures_and_successes_of_a_pipeline_are_one_series_whatever_its_file_is_called(small: Small, broken: str):
+    file = small.home / "other.yaml"
+    small.spec_file.rename(file)
+    text = file.read_text()
+    arguments = ["reserve", str(file), "--results", str(small.home / "run_results.json"), "--log", "json"]
+    arguments += ["--metrics", f"file:{small.home}/{{pipeline}}.prom"]
+    broken_text = {
+        "spec": text.replace("epsilon: 8.0", "epsilon: -8.0"),
+        "source": text.replace(f"path: {small.home}/source", "path: nowhere"),
+        "key": text.replace("noise.key", "nowhere.key"),
+    }[broken]
+    assert broken_text != text
+    for content, failed in ((broken_text, True), (text, False)):
+        file.write_text(content)
+        error = io.StringIO()
+        with contextlib.redirect_stderr(error), contextlib.redirect_stdout(io.StringIO()):
+            assert bool(main(arguments)) == failed, error.getvalue()
+        assert {json.loads(line)["pipeline"] for line in error.getvalue().splitlines()} == {"small"}
+        assert small.results()["pipeline"] == "small"
+        assert bool(numbers((small.home / "small.prom").read_text())["exit_status"]) == failed
+    assert [found.name for found in small.home.glob("*.prom")] == ["small.prom"]
 
 
 def test_a_server_hears_lineage_and_metrics(small: Small):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +18,7 @@ from chain import Chain, make_chain
 
 from noiselib.cli.failures import common
 from noiselib.cli.names import partitions
-from noiselib.errors import InputError
+from noiselib.errors import InputError, NoiselibError
 from noiselib.key import create_key_file, load_key
 from noiselib.ledger import Holder, Ledger
 from noiselib.pipelines import has_state, load_plan, read_pipelines, standing
@@ -22,6 +26,7 @@ from noiselib.release import Release, budget_of, make_releases, request
 from noiselib.snapshot import Catalogued, choose_partitions, read_metadata
 from noiselib.spec import load_spec
 from noiselib.targets import open_target
+from noiselib.targets.parquet import ParquetTarget
 
 
 @pytest.fixture
@@ -205,6 +210,39 @@ def test_ls_tells_of_every_pipeline_and_hides_none_behind_a_broken_one(chain: Ch
     assert chain.names("--select", "+second", "third,tag:daily") == ["first", "second", "third"]
 
 
+@pytest.mark.parametrize("kind", ["loop", "stale"])
+def test_a_target_that_cannot_be_read_is_named_and_hides_no_other(
+    chain: Chain, kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    place = chain.home / "apart"
+    if kind == "loop":
+        place.symlink_to(place)
+    else:
+
+        def manifests(target: ParquetTarget, known: Any = ParquetTarget.manifests) -> Any:
+            if target.path == place:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(place))
+            return known(target)
+
+        monkeypatch.setattr(ParquetTarget, "manifests", manifests)
+    reason = {"loop": f"Symlink loop from '{place}'", "stale": f"{place}: Stale file handle"}[kind]
+    what = f"pipeline apart, target {place}: cannot be read ({reason})"
+    answer = chain.noiselib("ls", "--json")
+    entries = {entry["pipeline"]: entry for entry in answer.json}
+    assert (entries["apart"]["partitions"], entries["apart"]["problem"]) == (None, what)
+    assert entries["first"]["partitions"] == {"new": 2}
+    assert what in answer.err
+    [pipeline] = read_pipelines([file_of("apart")])
+    with pytest.raises(NoiselibError, match=re.escape(what)):
+        has_state("new", pipeline)
+    assert chain.names("--select", "state:new,tag:weekly first") == [
+        "apart",
+        "first",
+    ]  # it cannot be told, and its run tells
+    answer = chain.noiselib("run", "apart")
+    assert (answer.code, answer.err) == (1, f"NoiselibError: {what}\n")
+
+
 def test_ls_and_plans_need_no_spark(chain: Chain):
     script = (
         "import sys; from noiselib.cli import main; "
@@ -310,6 +348,19 @@ def test_metrics_of_several_need_files_of_their_own(chain: Chain):
         assert f'noiselib_exit_status{{command="run",pipeline="{name}"}} 2.0' in text
     assert chain.noiselib("run", "--select", "first", "--metrics", one).code == 2
     assert (chain.home / "all.prom").exists()  # of one pipeline a plain file will do
+
+
+def test_a_line_about_all_pipelines_bears_the_name_of_none(chain: Chain):
+    for name in ("first", "apart"):
+        chain.specs[name]["columns"]["colour"] = {"drop": True}
+    chain.write_specs()
+    file_of("apart").rename(file_of("aside"))
+    (chain.home / "run_results.json").mkdir()  # which cannot be written, as is told at the end
+    answer = chain.noiselib("run", "first", str(file_of("aside")), "--log", "json")
+    lines = [json.loads(line) for line in answer.err.splitlines()]
+    assert "run results run_results.json: not written" in lines[-1]["event"]
+    assert not {"pipeline", "step"} & lines[-1].keys()
+    assert [line["pipeline"] for line in lines if "error" in line] == ["apart", "first"]
 
 
 def test_a_loop_runs_nothing(chain: Chain):

@@ -43,6 +43,20 @@ def test_a_run_from_the_catalog_is_the_run_from_the_tables_path(told: Answers) -
     ]
 
 
+def test_a_key_that_airflow_lends_is_the_key_of_the_run(told: Answers) -> None:
+    """Without it a table is found and planned, as one at a path is; what needs the key says so."""
+    assert answer(told, "plan without its key")["key"]["id"] == "unknown"
+    assert answer(told, "plan with a lent key")["key"]["id"] != "unknown"
+    [untold], [entry] = answer(told, "ls without its key"), answer(told, "ls with a lent key")
+    assert "expected --key file:PATH" in untold["problem"]
+    assert (entry["partitions"], entry["problem"]) == ({"published": 2}, None)
+    code, _, err = told["run without its key"]
+    assert (code, "NoiseKeyError: key airflow:noise: is known to Airflow's tasks only" in err) == (1, True), err
+    assert [one["status"] for one in answer(told, "run with a lent key")["releases"]] == ["unchanged", "unchanged"]
+    code, _, err = told["plan that shows a lent key"]
+    assert (code, "Spark setting refused: spark.noise: holds the noise key" in err) == (2, True), err
+
+
 def test_partition_columns_have_the_types_of_the_catalog(told: Answers) -> None:
     kinds = {
         name: {column["column"]: column["type"] for column in answer(told, f"plan {name}")["columns"]}["day"]

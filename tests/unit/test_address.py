@@ -11,7 +11,6 @@ from noiselib.address import address_of, in_session
 from noiselib.spec import Catalog, Table
 
 MINE = {"uri": "sqlite:////c/mine.db", "warehouse": "/w"}
-SERVER = "postgresql+psycopg://ann{}@host:5432/lake"
 
 
 def address(path: str, form: str = "parquet", catalog: Any = None) -> tuple[str, str]:
@@ -33,7 +32,18 @@ def test_tables_of_one_name_in_different_catalogs_are_told_apart():
     assert len(found) == len(catalogs) + 1
 
 
-@pytest.mark.parametrize("password", ["", ":secret"])
-def test_an_address_holds_no_password(password: str):
-    space, name = address("db.t", "iceberg", {"uri": SERVER.format(password), "warehouse": "/w"})
-    assert (space, name) == ("noiselib://table/postgresql%2Bpsycopg%3A%2F%2Fann%40host%3A5432%2Flake", "db.t")
+@pytest.mark.parametrize(
+    "user", ["", "ann@", "ann:secret@", "ann:se/cret@", "ann:se?cr#et@", ":secret@", "ann:s@cr@t@"]
+)
+@pytest.mark.parametrize("query", ["", "?password=secret", "?user=ann&password=s@cret"])
+def test_an_address_holds_no_password(user: str, query: str):
+    uri = f"postgresql+psycopg://{user}host/lake{query}"
+    space, name = address("db.t", "iceberg", {"uri": uri, "warehouse": "/w"})
+    assert (space, name) == ("noiselib://table/postgresql%2Bpsycopg%3A%2F%2Fhost%2Flake", "db.t")
+
+
+def test_a_folder_may_have_a_name_with_an_at():
+    first, second = (
+        address("db.t", "iceberg", {"uri": f"sqlite:////c/{home}@x/c.db", "warehouse": "/w"}) for home in "ab"
+    )
+    assert first != second

@@ -357,6 +357,19 @@ def test_partitions_are_chosen_by_their_values_as_text(tmp_path):
         chosen({"d": "3"})
 
 
+def test_where_a_partition_is_not_there_those_that_are_are_told(tmp_path):
+    """A folder with a leading zero is another partition than the number."""
+    for month in range(1, 13):
+        write(tmp_path / "padded" / f"month={month:02}" / "f", {"id": [1]})
+    for day in (*range(1, 20), "a%2Fb"):
+        write(tmp_path / "many" / f"day={day}" / "f", {"id": [1]})
+    months = ", ".join(f"month={month:02}" for month in range(1, 13))
+    with pytest.raises(InputError, match=f"padded: no partition month=3; expected one of {months}$"):
+        choose_partitions(read_metadata(str(tmp_path / "padded"), ["month"]), [{"month": "3"}])
+    with pytest.raises(InputError, match=r"no partition day=x; expected one of day=1, .*, and 8 more$"):
+        choose_partitions(read_metadata(str(tmp_path / "many"), ["day"]), [{"day": "x"}])
+
+
 def test_a_value_with_a_slash_can_be_chosen(tmp_path):
     write(tmp_path / "p=a%2Fb" / "f", {"id": [1]})
     table = read_metadata(str(tmp_path), ["p"])
