@@ -4,6 +4,8 @@ restored from a backup.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
 from noiselib.errors import NoiselibError, SpecError
@@ -16,78 +18,101 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Noted:
-    """What a release was charged, and the origin of the ledger that charged it."""
+    """What a release was charged, and the origins of the ledgers that charged it: of more than one where its pipeline moved."""
 
     budget: Budget
     request: ReleaseRequest
-    origin: str | None
+    origins: tuple[str, ...]
 
 
 def note(target: Target, ledger: Ledger, budget: Budget, request: ReleaseRequest) -> None:
-    """For good, before any reader sees the release. One that was noted stays as it is: a release has one charge."""
-    if not target.was_charged(request.release_id):
-        charged = {"budget": asdict(budget), "request": request_json(request), "ledger": ledger.origin()}
-        target.note_charge(request.release_id, {"version": VERSION, **charged})
+    """Before any reader sees the release. What it was first charged stays as it is; another ledger is added."""
+    origin, known = ledger.origin(), None
+    if target.was_charged(request.release_id):
+        known = read(target, request.release_id)
+    if origin is not None and (known is None or origin not in known.origins):
+        noted = known or Noted(budget, request, ())
+        charged = {"budget": asdict(noted.budget), "request": request_json(noted.request)}
+        told = {"version": VERSION, **charged, "ledgers": [*noted.origins, origin]}
+        target.note_charge(request.release_id, told)
 
 
 def read(target: Target, release_id: str) -> Noted:
     """Raises NoiselibError, naming the file, for one that is not as `note` wrote it."""
     file = target.charge_file(release_id)
-    data = read_json(file) or {}
-    if data.get("version") != VERSION:
-        raise NoiselibError(
-            f"{file}: has version {data.get('version')!r}; expected {VERSION}, as noiselib notes what a release was charged"
-        )
     try:
-        return Noted(Budget(**data["budget"]), request_of(release_id, data["request"]), data["ledger"])
-    except (KeyError, TypeError, ValueError, AttributeError, SpecError) as error:
-        raise NoiselibError(f"{file}: not what noiselib noted of a release's charge: {error!r}") from None
-
-
-def enter_forgotten(
-    target: Target, ledger: Ledger, pipeline: str, holder: Holder, take_over: bool = False
-) -> list[ReleaseRequest]:
-    """Enter what this ledger had charged, or the one it is a copy of, and knows no more.
-
-    One whose publishing began is not forgotten: its charge counts, and a run may be at work on it.
-    """
-    # Before the ledger is read: publishing begins there first, also that of a run beside this one.
-    noted = target.charged()
-    kept = {one.release_id for one in ledger.releases(pipeline) if one.state == "published" or one.publish_began}
-    missing = sorted(noted - kept)
-    origin = ledger.origin() if missing else None
-    ours = [one for release_id in missing if (one := read(target, release_id)).origin == origin]
-    return [one.request for one in ours if ledger.enter(one.budget, one.request, holder, take_over=take_over)]
+        data = read_json(file) or {}
+        if data.get("version") != VERSION:
+            raise NoiselibError(
+                f"{file}: has version {data.get('version')!r}; expected {VERSION}, as noiselib notes what a release was charged"
+            )
+        return Noted(Budget(**data["budget"]), request_of(release_id, data["request"]), tuple(data["ledgers"]))
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, SpecError) as error:
+        raise NoiselibError(f"{file}: cannot be read as what a release was charged: {error!r}") from None
 
 
 @dataclass(frozen=True)
 class Entered:
-    """What `enter_noted` entered, how many releases the ledger knew, and what is wrong with others."""
+    """Releases that a ledger was told of, how many it knew, how many others it has not charged, and what is wrong with some."""
 
     entered: list[ReleaseRequest]
-    there: int
+    known: int
+    foreign: int
     problems: list[str]
 
 
+def enter_forgotten(target: Target, ledger: Ledger, pipeline: str, holder: Holder, take_over: bool = False) -> Entered:
+    """Enter what this ledger had charged for the pipeline, or the one that it is a copy of, and knows no more.
+
+    Raises NoiselibError for a note that cannot be read or entered: what was spent is not known then.
+    """
+    missing, known = _not_known(target, ledger, pipeline)
+    found, origin = Entered([], known, 0, []), ledger.origin() if missing else None
+    for release_id in missing:
+        noted = read(target, release_id)
+        if origin not in noted.origins:
+            found = replace(found, foreign=found.foreign + 1)
+        elif noted.request.pipeline == pipeline:
+            with _named(target, release_id):
+                if ledger.enter(noted.budget, noted.request, holder, take_over=take_over):
+                    found.entered.append(noted.request)
+    return found
+
+
 def enter_noted(target: Target, ledger: Ledger) -> Entered:
-    """Enter all that is noted and that this ledger does not know as published, whichever ledger had charged it.
+    """Enter all that is noted and that this ledger does not know, whichever ledger had charged it.
 
     What is wrong with one is among the problems, and keeps no other one out.
     """
-    found, there, holder = Entered([], 0, []), 0, Holder.current()
-    published = {one.release_id: one.budget for one in ledger.releases() if one.state == "published"}
-    for release_id in sorted(target.charged()):
+    missing, known = _not_known(target, ledger)
+    found, holder = Entered([], known, 0, []), Holder.current()
+    for release_id in missing:
         try:
             noted = read(target, release_id)
-            if published.get(release_id, noted.budget.name) != noted.budget.name:
-                raise NoiselibError(
-                    f"release {release_id[:12]}: is charged to budget {published[release_id]}; expected {noted.budget.name}, "
-                    f"as {target.charge_file(release_id)} says"
-                )
-            if release_id not in published and ledger.enter(noted.budget, noted.request, holder):
-                found.entered.append(noted.request)
-            else:
-                there += 1
+            with _named(target, release_id):
+                if ledger.enter(noted.budget, noted.request, holder):
+                    found.entered.append(noted.request)
         except NoiselibError as error:
             found.problems.append(str(error))
-    return replace(found, there=there)
+    return found
+
+
+def _not_known(target: Target, ledger: Ledger, pipeline: str | None = None) -> tuple[list[str], int]:
+    """The noted releases that the ledger does not know to be seen, and how many of them it does.
+
+    It knows those whose publishing began: their charge counts, and a run may be at work on them.
+    """
+    noted = (
+        target.charged()
+    )  # before the ledger is read, since publishing begins there first, also that of a run beside this
+    known = {one.release_id for one in ledger.releases(pipeline) if one.state == "published" or one.publish_began}
+    return sorted(noted - known), len(noted & known)
+
+
+@contextmanager
+def _named(target: Target, release_id: str) -> Iterator[None]:
+    """What the ledger refuses of a note names the note, as nobody has asked for it."""
+    try:
+        yield
+    except SpecError as error:
+        raise NoiselibError(f"{target.charge_file(release_id)}: cannot be entered into the ledger: {error}") from None

@@ -89,14 +89,14 @@ def _recover(ledger: Ledger, arguments: argparse.Namespace) -> int:
     found = enter_noted(target, ledger)
     entered = [{"release_id": one.release_id, "partition": one.partition} for one in found.entered]
     if arguments.json:
-        print(json.dumps({"entered": entered, "there": found.there, "problems": found.problems}))
+        print(json.dumps({"entered": entered, "known": found.known, "problems": found.problems}))
     else:
         for one in entered:
             print(f"release {one['release_id'][:12]} ({one['partition'] or 'whole table'}): entered with its charge")
         for problem in found.problems:
             print(problem)
         left = f", {len(found.problems)} not to be entered" if found.problems else ""
-        print(f"{len(entered)} releases entered, {found.there} were there{left}: of those noted beside {target}")
+        print(f"{len(entered)} releases entered, {found.known} were there{left}: of those noted beside {target}")
     return 1 if found.problems else 0
 
 

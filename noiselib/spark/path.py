@@ -52,8 +52,8 @@ def _tell_withdrawn(run: Run, release: Release) -> None:
     what = f"release {release.id[:12]} ({release.partition_text or 'whole table'}) was rolled back from"
     rollback = f"noiselib rollback {run.spec_file} --to"
     run.tell("publish", f"{what} and stays withdrawn; to undo that: {rollback} {release.id[:12]}", release, "warning")
-    favour = run.target.withdrawn()[release.id]["in_favour_of"]
-    if run.before.get(release.partition_text) != favour:
-        what = f"release {favour[:12]} ({release.partition_text or 'whole table'}), which was rolled back to"
-        why = f"{what}, is not in the table as it was published: others have changed it"
-        run.tell("publish", f"{why}; to mend that: {rollback} {favour[:12]}", release, "warning")
+    for owner in run.target.owners() if release.partition_text not in run.before else ():
+        if owner["partition"] == release.partition_text:
+            what = f"release {owner['release_id'][:12]} ({release.partition_text or 'whole table'}), which was rolled back to"
+            why = f"{what}, is not in the table as it was published: others have changed it"
+            run.tell("publish", f"{why}; to mend that: {rollback} {owner['release_id'][:12]}", release, "warning")

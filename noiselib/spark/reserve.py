@@ -54,12 +54,20 @@ def _enter_seen(run: Run, ledger: Ledger, settled: Collection[str]) -> None:
     the ledger, or the ledger was restored from a backup and has forgotten it.
     """
     assert run.budget is not None
-    entered = charged.enter_forgotten(run.target, ledger, run.spec.pipeline, run.holder, run.take_over)
+    found = charged.enter_forgotten(run.target, ledger, run.spec.pipeline, run.holder, run.take_over)
+    if found.foreign and ledger.origin() is None:
+        what = (
+            f"{found.foreign} releases noted beside {run.target} were charged to another ledger than this empty one; "
+        )
+        recover = f"noiselib ledger recover {run.spec_file}"
+        run.tell("reserve", f"{what}if it was restored from a backup, enter them: {recover}", level="warning")
+    entered = found.entered
     for release in run.releases:
         state = ledger_state(ledger, release) if release.id in settled else "published"
         if state != "published":
             asked = request(run.plan, release)
             ledger.enter(run.budget, asked, run.holder, take_over=run.take_over)
+            charged.note(run.target, ledger, run.budget, asked)
             entered += [asked] if state in (None, "abandoned") else []
     if entered:
         named = ", ".join(f"{one.release_id[:12]} ({one.partition or 'whole table'})" for one in entered[:5])
@@ -92,7 +100,8 @@ def _unfinished(run: Run, ledger: Ledger) -> list[Known]:
     """
     mine = {release.partition_text for release in run.releases}
     known = [one for one in ledger.releases(run.spec.pipeline) if one.request.partition in mine]
-    return [one for one in known if one.state in ("reserved", "staged") and one.publish_began is None]
+    unseen = [one for one in known if one.publish_began is None and not run.target.was_charged(one.release_id)]
+    return [one for one in unseen if one.state in ("reserved", "staged")]
 
 
 def _demand_original_key(run: Run, ledger: Ledger) -> None:

@@ -76,7 +76,8 @@ def _give_back(run: Run, ledger: Ledger | None, releases: Sequence[Release], rea
         run.target.forget(release.id)
         run.status[release.id] = "abandoned"
         known = ledger.release(release.id) if ledger is not None else None
-        if ledger is not None and known and known.state in ("reserved", "staged") and not known.publish_began:
+        unseen = known and not known.publish_began and not run.target.was_charged(release.id)
+        if ledger is not None and known and unseen and known.state in ("reserved", "staged"):
             ledger.abandon(release.id, {"reason": reason}, run.holder)
 
 

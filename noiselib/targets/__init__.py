@@ -10,7 +10,7 @@ from pathlib import Path
 from noiselib import spec as s
 from noiselib.errors import NoiselibError
 from noiselib.targets.parquet import ParquetTarget
-from noiselib.targets.target import MANIFESTS, Target
+from noiselib.targets.target import MANIFESTS, Target, by_partition
 
 __all__ = ["MANIFESTS", "Target", "demand_own", "open_path", "open_target"]
 
@@ -43,10 +43,12 @@ def demand_own(target: Target, spec: s.PipelineSpec) -> dict[str, str]:
 
     Raises NoiselibError if what the target holds is another pipeline's, or partitioned otherwise: before anything is spent.
     """
-    for manifest in target.owners():
+    owners = target.owners()
+    for manifest in owners:
         if manifest["pipeline"] != spec.pipeline or manifest["partition_by"] != spec.source.partition_by:
             raise NoiselibError(
                 f"target {target}: holds a release of pipeline {manifest['pipeline']}, partitioned by {manifest['partition_by']}; "
                 f"expected a target of its own for {spec.pipeline}, partitioned by {spec.source.partition_by}"
             )
-    return target.current_releases()
+    seen = target.seen([owner["release_id"] for owner in owners])
+    return by_partition(owner for owner in owners if owner["release_id"] in seen)

@@ -121,6 +121,10 @@ class CommittedTarget(Target):
     def manifest(self, release_id: str) -> Manifest | None:
         return self._seen_whole(self._current(), release_id)
 
+    def seen(self, release_ids: Collection[str]) -> set[str]:
+        version = self._current()
+        return {one for one in release_ids if self._seen_whole(version, one) is not None}
+
     def manifests(self) -> list[Manifest]:
         return sorted(self._seen(self._current()).values(), key=lambda manifest: str(manifest["partition"]))
 

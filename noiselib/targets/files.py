@@ -42,11 +42,10 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     try:
         text = path.read_text("utf-8")
+        data = json.loads(text)
     except FileNotFoundError:
         return None
-    try:
-        data = json.loads(text)
-    except ValueError:
+    except ValueError:  # also for what is no UTF-8
         raise NoiselibError(f"{path}: not valid JSON; expected a file that noiselib wrote") from None
     if not isinstance(data, dict):
         raise NoiselibError(f"{path}: holds {text[:40]!r}; expected a JSON object, as noiselib wrote it")

@@ -59,6 +59,10 @@ class ParquetTarget(Target):
         current = self.current()
         return read_json(current / MANIFESTS / f"{release_id}.json") if current else None
 
+    def seen(self, release_ids: Collection[str]) -> set[str]:
+        current = self.current()
+        return {one for one in release_ids if current and (current / MANIFESTS / f"{one}.json").exists()}
+
     def manifests(self) -> list[Manifest]:
         current = self.current()
         found = _manifests(current) if current else []

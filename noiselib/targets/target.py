@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,10 @@ class Target(Workspace):
     @abstractmethod
     def manifest(self, release_id: str) -> Manifest | None:
         """The manifest of a release that is published now."""
+
+    @abstractmethod
+    def seen(self, release_ids: Collection[str]) -> set[str]:
+        """Those of them that are published now."""
 
     @abstractmethod
     def manifests(self) -> list[Manifest]:

@@ -30,6 +30,7 @@ def run(small: Small) -> str:
 def releases(small: Small) -> tuple[str, str]:
     """Two releases of the day, the second current."""
     small.spec["target"]["format"] = "delta"
+    small.spec["privacy"]["limit"]["epsilon"] = 10.0
     small.write_spec()
     ids = []
     for _ in range(2):
@@ -63,3 +64,14 @@ def test_where_others_have_changed_what_was_rolled_back_to_the_run_says_what_men
     assert small.noiselib("rollback", "--to", releases[0][:12]).code == 0
     assert rows_of_the_day(small) == 200
     assert "others have changed it" not in run(small)
+
+
+def test_rolling_back_twice_is_no_change_by_others(small: Small, releases: tuple[str, str]) -> None:
+    """The mark of the first says in whose favour it was, which has been rolled back from since."""
+    small.rows[1]["amount"][0] += 1.0
+    small.write_source()
+    run(small)
+    for release in reversed(releases):
+        assert small.noiselib("rollback", "--to", release).code == 0
+    told = run(small)
+    assert ("stays withdrawn" in told, "others have changed it" in told) == (True, False)

@@ -70,7 +70,7 @@ def test_what_was_published_and_replaced_since_the_backup_is_entered_again(small
     assert small.spent() < spent
     answer = ledger(small, "recover", "--json")
     assert (answer.code, {one["release_id"] for one in answer.json["entered"]}) == (0, set(since))
-    assert (answer.json["there"], answer.json["problems"]) == (1, [])
+    assert (answer.json["known"], answer.json["problems"]) == (1, [])
     assert small.spent() == spent
     assert ledger(small, "verify").code == 0
     again = f"0 releases entered, 3 were there: of those noted beside {small.spec['target']['path']}\n"
@@ -162,15 +162,47 @@ def test_what_another_ledger_has_charged_is_entered_on_demand_alone(small: Small
     assert f"release {first[:12]} (day=1): entered with its charge" in ledger(small, "recover").out
 
 
+def test_what_a_second_ledger_has_charged_is_known_as_its_own(small: Small) -> None:
+    first = run(small)
+    small.spec["ledger"] = f"sqlite:///{small.home / 'another.db'}"
+    small.write_spec()
+    Ledger.create(small.spec["ledger"]).close()
+    with small.ledger() as open_ledger:
+        open_ledger.reserve(budget_of(load_spec(small.spec_file)[0]), [], Holder.current())
+    shutil.copy(small.home / "another.db", small.home / "backup.db")
+    assert run(small) == first  # readers see it, so this ledger is told
+    second = run(small, restated_by=1.0)
+    shutil.copy(small.home / "backup.db", small.home / "another.db")
+    assert run(small) == second
+    with small.ledger() as open_ledger:
+        assert {one.release_id for one in open_ledger.releases()} == {first, second}
+
+
+def test_an_empty_ledger_that_others_have_charged_before_says_what_to_do(small: Small) -> None:
+    back_up(small)
+    first, second = run(small), run(small, restated_by=1.0)
+    restore(small)
+    answer = small.noiselib("run", "--partition", "day=1")
+    assert answer.code == 0
+    told = f"2 releases noted beside {small.spec['target']['path']} were charged to another ledger than this empty one"
+    assert told in answer.err
+    assert f"if it was restored from a backup, enter them: noiselib ledger recover {small.spec_file}" in answer.err
+    assert "than this empty one" not in small.noiselib("run", "--partition", "day=1").err
+    assert ledger(small, "recover").code == 0
+    with small.ledger() as open_ledger:
+        assert {one.release_id for one in open_ledger.releases()} == {first, second}
+
+
 def test_a_note_that_cannot_be_used_keeps_no_other_out(small: Small) -> None:
     back_up_before(small)
     seen = sorted(run(small, restated_by=1.0) for _ in range(3))  # 9 of 10
     restore(small)
     notes = [small.home / ".published.noiselib" / "charged" / f"{one}.json" for one in seen]
     good = json.loads(notes[0].read_text())
-    notes[0].write_text("[]")
-    assert f"{notes[0]}: holds '[]'; expected a JSON object" in ledger(small, "recover").out
-    restore(small)
+    for damaged in (b"[]", b"\xff\xfe{}", b'"x'):
+        notes[0].write_bytes(damaged)
+        assert f"\n{notes[0]}: " in ledger(small, "recover").out
+        restore(small)
     notes[0].write_text(json.dumps(good | {"version": 2}))
     notes[1].write_text(json.dumps(good | {"request": {"pipeline": "small"}}))
     answer = ledger(small, "recover", "--json")
@@ -181,6 +213,15 @@ def test_a_note_that_cannot_be_used_keeps_no_other_out(small: Small) -> None:
     refused = small.noiselib("run", "--partition", "day=2")
     assert (refused.code, f"{notes[0]}: has version 2; expected 1" in refused.err) == (1, True)
     assert small.spent() == spent
+    (small.home / "ledger.db").unlink()
+    with Ledger.create(small.spec["ledger"]) as open_ledger:  # its budget has another limit
+        budget = budget_of(load_spec(small.spec_file)[0])
+        assert budget is not None
+        open_ledger.reserve(replace(budget, epsilon=1.0), [], Holder.current())
+    assert (
+        f"{notes[2]}: cannot be entered into the ledger: Budget 'small': expected the limit"
+        in ledger(small, "recover").out
+    )
 
 
 def test_a_key_that_is_lost_in_the_middle_of_publishing_stops_nothing(small: Small) -> None:
