@@ -4,9 +4,7 @@ restored from a backup.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 from noiselib.errors import NoiselibError, SpecError
 from noiselib.ledger import Budget, Holder, Ledger, ReleaseRequest, request_json, request_of
@@ -53,7 +51,9 @@ def read(target: Target, release_id: str) -> Noted:
 
 @dataclass(frozen=True)
 class Entered:
-    """Releases that a ledger was told of, how many it knew, how many others it has not charged, and what is wrong with some."""
+    """What came of the notes: the releases entered, how many the ledger knew, how many other ledgers alone have charged, and
+    what is wrong with some.
+    """
 
     entered: list[ReleaseRequest]
     known: int
@@ -67,16 +67,12 @@ def enter_forgotten(target: Target, ledger: Ledger, pipeline: str, holder: Holde
     Raises NoiselibError for a note that cannot be read or entered: what was spent is not known then.
     """
     missing, known = _not_known(target, ledger, pipeline)
-    found, origin = Entered([], known, 0, []), ledger.origin() if missing else None
-    for release_id in missing:
-        noted = read(target, release_id)
-        if origin not in noted.origins:
-            found = replace(found, foreign=found.foreign + 1)
-        elif noted.request.pipeline == pipeline:
-            with _named(target, release_id):
-                if ledger.enter(noted.budget, noted.request, holder, take_over=take_over):
-                    found.entered.append(noted.request)
-    return found
+    origin = ledger.origin() if missing else None
+    notes = [read(target, release_id) for release_id in missing]
+    ours = [one for one in notes if origin in one.origins]
+    of_it = [one for one in ours if one.request.pipeline == pipeline]
+    entered = [one.request for one in of_it if _enter(target, ledger, one, holder, take_over)]
+    return Entered(entered, known, len(notes) - len(ours), [])
 
 
 def enter_noted(target: Target, ledger: Ledger) -> Entered:
@@ -89,9 +85,8 @@ def enter_noted(target: Target, ledger: Ledger) -> Entered:
     for release_id in missing:
         try:
             noted = read(target, release_id)
-            with _named(target, release_id):
-                if ledger.enter(noted.budget, noted.request, holder):
-                    found.entered.append(noted.request)
+            if _enter(target, ledger, noted, holder):
+                found.entered.append(noted.request)
         except NoiselibError as error:
             found.problems.append(str(error))
     return found
@@ -102,17 +97,16 @@ def _not_known(target: Target, ledger: Ledger, pipeline: str | None = None) -> t
 
     It knows those whose publishing began: their charge counts, and a run may be at work on them.
     """
-    noted = (
-        target.charged()
-    )  # before the ledger is read, since publishing begins there first, also that of a run beside this
+    # Before the ledger is read, since publishing begins there first, also that of a run beside this one.
+    noted = target.charged()
     known = {one.release_id for one in ledger.releases(pipeline) if one.state == "published" or one.publish_began}
     return sorted(noted - known), len(noted & known)
 
 
-@contextmanager
-def _named(target: Target, release_id: str) -> Iterator[None]:
-    """What the ledger refuses of a note names the note, as nobody has asked for it."""
+def _enter(target: Target, ledger: Ledger, noted: Noted, holder: Holder, take_over: bool = False) -> bool:
+    """Whether the ledger did not know it. What it refuses names the note, for which nobody has asked."""
     try:
-        yield
+        return ledger.enter(noted.budget, noted.request, holder, take_over=take_over)
     except SpecError as error:
-        raise NoiselibError(f"{target.charge_file(release_id)}: cannot be entered into the ledger: {error}") from None
+        file = target.charge_file(noted.request.release_id)
+        raise NoiselibError(f"{file}: cannot be entered into the ledger: {error}") from None
