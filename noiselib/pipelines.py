@@ -84,7 +84,8 @@ def standing(file: Path, key: str | None = None, locate: Locate | None = None) -
     spec, plan, table = load_plan(file, locate)
     releases = make_releases(plan, table, table.partitions, load_key(key or spec.key))
     target, known = open_target(spec), newest(spec)
-    seen, rolled_back = set(target.current_releases().values()), target.rolled_back()
+    ids = [release.id for release in releases]
+    seen, rolled_back = target.seen(ids), target.rolled_back(ids)
     owned = {owner["partition"] for owner in target.owners()}
     states = {}
     for release in releases:

@@ -62,7 +62,7 @@ def _abandon(ledger: Ledger, arguments: argparse.Namespace) -> None:
             f"{spec.pipeline!r}; expected the pipeline that the release is of"
         )
     target = open_target(spec)
-    seen = target.manifest(release_id) is not None or release_id in target.rolled_back()
+    seen = target.manifest(release_id) is not None or release_id in target.rolled_back([release_id])
     if seen or target.was_charged(release_id):
         raise LedgerError(
             f"release {release_id[:12]}: is published, or was, or its publishing began, so readers may have seen it; its charge "

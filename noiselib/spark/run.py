@@ -64,9 +64,8 @@ class Run:
     def settled(self) -> dict[str, str]:
         """The releases that nothing is to be done for, each with why: readers see it, or an operator has rolled back from it."""
         ids = [release.id for release in self.releases]
-        marked = not self.target.withdrawn().keys().isdisjoint(ids)
-        withdrawn = self.target.rolled_back().keys() & set(ids) if marked else ()
-        return dict.fromkeys(withdrawn, "withdrawn") | dict.fromkeys(self.target.seen(ids), "unchanged")
+        rolled_back = dict.fromkeys(self.target.rolled_back(ids), "withdrawn")
+        return rolled_back | dict.fromkeys(self.target.seen(ids), "unchanged")
 
     def tell(self, step: str, text: str, release: Release | None = None, level: Level = "info", **fields: Any) -> None:
         """A line of the log, about the pipeline or one release of it."""

@@ -79,9 +79,11 @@ class Target(Workspace):
             begin()
             self._publish(releases, manifests)
 
-    def rolled_back(self) -> dict[str, Any]:
-        """The releases that were rolled back from, without what a killed rollback has noted: the table is of those still."""
-        marks = self.withdrawn()
+    def rolled_back(self, among: Collection[str] | None = None) -> dict[str, Any]:
+        """The releases (of those `among`) that were rolled back from, without what a killed rollback has noted: the table is of
+        those still.
+        """
+        marks = {one: mark for one, mark in self.withdrawn().items() if among is None or one in among}
         owners = {manifest["release_id"] for manifest in self.owners()} if marks else set()
         return {one: mark for one, mark in marks.items() if one not in owners}
 

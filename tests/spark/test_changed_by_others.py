@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from small_pipeline import Small
@@ -13,7 +12,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("spark")]
 def add_rows(small: Small) -> None:
     table = DeltaTable(small.spec["target"]["path"])
     rows = table.to_pyarrow_table(partitions=[("day", "=", "1")]).slice(0, 3)
-    write_deltalake(table, pa.Table.from_batches(rows.to_batches()), mode="append")
+    write_deltalake(table, rows, mode="append")
 
 
 def rows_of_the_day(small: Small) -> int:

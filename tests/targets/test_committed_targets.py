@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -229,9 +230,13 @@ def test_publishers_on_several_hosts_lose_nothing_of_each_other(kind, home, made
     assert commits(kind, home) == 12 + made
 
 
-def foreign_overwrite(kind: str, home: Path, day: int) -> None:
+def foreign_rows(day: int, **columns: Any) -> pa.Table:
+    return pa.table({"day": pa.array([day] * 7, pa.int32()), "release": ["foreign"] * 7, **columns})
+
+
+def foreign_overwrite(kind: str, home: Path, day: int, **columns: Any) -> None:
     """Somebody else replaces a partition, by the format's own library."""
-    rows = pa.table({"day": pa.array([day] * 7, pa.int32()), "release": ["foreign"] * 7})
+    rows = foreign_rows(day, **columns)
     if kind == "delta":
         write_deltalake(str(home / "out"), rows, mode="overwrite", predicate=f"day = {day}")
     else:
@@ -308,7 +313,7 @@ def rows_deleted(kind: str, home: Path) -> None:
 
 
 def rows_added(kind: str, home: Path) -> None:
-    rows = pa.table({"day": pa.array([1] * 7, pa.int32()), "release": ["foreign"] * 7, "value": range(7)})
+    rows = foreign_rows(1, value=range(7))
     if kind == "delta":
         write_deltalake(str(home / "out"), rows, mode="append")
     else:
@@ -337,11 +342,7 @@ def test_a_release_of_which_others_have_changed_some_files_counts_no_more(kind, 
 
 
 def all_rewritten(kind: str, home: Path) -> None:
-    rows = pa.table({"day": pa.array([1] * 7, pa.int32()), "release": ["foreign"] * 7, "value": range(7)})
-    if kind == "delta":
-        write_deltalake(str(home / "out"), rows, mode="overwrite", predicate="day = 1")
-    else:
-        catalog_of(home).load_table("features.trips").overwrite(rows, EqualTo("day", 1))
+    foreign_overwrite(kind, home, 1, value=range(7))
 
 
 def all_deleted(kind: str, home: Path) -> None:
